@@ -1,0 +1,1 @@
+"""The HTTP API on top of the handler."""

@@ -1,0 +1,57 @@
+"""The HTTP API: every route, the error handlers, the lifespan."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from emulator import docs, errors, probes, prompts
+from emulator.door import Door
+from handler import HandlerError, Settings
+
+
+def create_app(
+    settings: Settings, on_warm: Callable[[], None] = lambda: None, on_end: Callable[[], None] = lambda: None
+) -> Starlette:
+    """The application; its `state.door` holds the handler's side.
+
+    `on_warm` is called once it can take prompts, `on_end` when it is over by itself: then `state.door.exit_code` says how.
+    Raises BadSettings or BadWorkflow.
+    """
+    door = Door(settings, on_warm, on_end)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        door.open()
+        yield
+        await door.close()
+
+    app = Starlette(
+        routes=[
+            Route("/health", probes.health),
+            Route("/ready", probes.ready),
+            Route("/models", probes.models),
+            Route("/prompt", prompts.prompt, methods=["POST"]),
+            *(
+                Route(f"/{folder}/{route}", prompts.workflow(route), methods=["POST"])
+                for folder in ("workflow", "workflows")
+                for route in door.service.workflows
+            ),
+            Route("/docs", docs.page),
+            Route("/docs/json", docs.as_json),
+            Route("/docs/yaml", docs.as_yaml),
+            Mount("/docs/static", StaticFiles(directory=docs.SWAGGER_UI)),
+        ],
+        exception_handlers={
+            HandlerError: errors.handler_error,
+            HTTPException: errors.http_error,
+            Exception: errors.bug,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.door = door
+    return app

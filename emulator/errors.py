@@ -1,0 +1,67 @@
+"""Every error's way out over HTTP, in one shape: {statusCode, code, error, location?, node_errors?}."""
+
+import logging
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from handler import errors
+from handler.errors import HandlerError
+
+logger = logging.getLogger(__name__)
+
+# Looked up along the class's MRO: a kind that is not listed has the status of the one above it.
+_STATUS: dict[type[Exception], int] = {
+    HandlerError: 500,
+    errors.BadRequest: 400,
+    errors.TooLarge: 413,
+    errors.ComfyError: 502,
+    errors.ComfyUnreachable: 503,
+    errors.ComfyCrashed: 502,
+    errors.PromptRejected: 400,
+    errors.PromptFailed: 500,
+    errors.PromptInterrupted: 499,
+    errors.PromptTimeout: 504,
+    errors.OutputError: 500,
+    errors.DeliveryError: 502,
+}
+
+
+class UnsupportedMediaType(HandlerError):
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class NotFound(HandlerError):
+    code = "NOT_FOUND"
+
+
+_STATUS |= {UnsupportedMediaType: 415, NotFound: 404}
+
+
+async def handler_error(request: Request, exc: Exception) -> Response:
+    """The answer to an error of the tree."""
+    assert isinstance(exc, HandlerError)
+    status = next(_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS)
+    logger.info("%s %s: %d %s: %s", request.method, request.url.path, status, exc.code, exc.message)
+    return answer(status, exc.answer())
+
+
+async def http_error(request: Request, exc: Exception) -> Response:
+    """Starlette's own: an unknown route, and a known one with another method, which the reference answers alike."""
+    assert isinstance(exc, HTTPException)
+    if exc.status_code in (404, 405):
+        path = request.url.path
+        return answer(404, NotFound(f"Route {request.method}:{path} not found").answer())
+    return answer(exc.status_code, {"code": HandlerError.code, "error": str(exc.detail)})
+
+
+async def bug(_request: Request, _exc: Exception) -> Response:
+    """Anything else is a bug: the traceback goes to the log (Starlette raises it again), none of it to the caller."""
+    return answer(500, {"code": HandlerError.code, "error": "Internal error; the server's log says more."})
+
+
+def answer(status: int, body: dict[str, Any]) -> Response:
+    return Response(orjson.dumps({"statusCode": status, **body}), status, media_type="application/json")

@@ -1,0 +1,46 @@
+"""GET /health, /ready and /models."""
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from emulator.door import Door
+from handler import HandlerError, __version__
+
+_PROBE_TIMEOUT_S = 2
+
+
+async def health(request: Request) -> Response:
+    """Healthy once warm; it stays so while the server lives, even when ComfyUI does not."""
+    door: Door = request.app.state.door
+    return _status(200, "healthy") if door.host.warm else _status(500, "not healthy")
+
+
+async def ready(request: Request) -> Response:
+    """Ready to take prompts: warm, with a ComfyUI that answers, and below MAX_QUEUE_DEPTH."""
+    door: Door = request.app.state.door
+    good = door.host.warm and await door.ask(lambda: _has_room(door))
+    return _status(200, "ready") if good else _status(503, "not ready")
+
+
+async def models(request: Request) -> Response:
+    """The names in each model folder, as ComfyUI sees them now."""
+    door: Door = request.app.state.door
+    return _json(200, await door.ask(door.service.comfy.models))
+
+
+def _has_room(door: Door) -> bool:
+    comfy, limit = door.service.comfy, door.service.settings.max_queue_depth
+    try:
+        depth = max(door.pending, comfy.queue_remaining(timeout_s=_PROBE_TIMEOUT_S))
+    except HandlerError:
+        return False
+    return limit == 0 or depth < limit
+
+
+def _status(status: int, word: str) -> Response:
+    return _json(status, {"version": __version__, "status": word})
+
+
+def _json(status: int, body: object) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")

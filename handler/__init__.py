@@ -1,0 +1,11 @@
+"""Run ComfyUI workflows: `handler(event)`. Importing this starts nothing and reads nothing."""
+
+from handler.errors import HandlerError
+from handler.host import Host, handler
+from handler.pipeline import Job, execute, prepare
+from handler.service import Service
+from handler.settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = ["HandlerError", "Host", "Job", "Service", "Settings", "execute", "handler", "prepare"]

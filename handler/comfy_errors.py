@@ -1,0 +1,142 @@
+"""ComfyUI's own words for what is wrong with a prompt, as errors of our tree with a sentence for the caller."""
+
+import difflib
+import graphlib
+from collections.abc import Mapping
+from typing import Any
+
+from handler.choices import Ask
+from handler.errors import OutOfMemory, PromptFailed, PromptInterrupted, PromptRejected
+from handler.event import Graph
+from handler.graph import named
+
+# torch's class moved from torch.cuda to torch in 2.5; ComfyUI reports the full name.
+_OUT_OF_MEMORY = {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError"}
+_NEAREST = 3
+
+
+def options(spec: list[Any]) -> list[str]:
+    """The values of a declared list input, in both of ComfyUI's notations: [[...], {}] and ["COMBO", {"options": [...]}]."""
+    values = spec[0] if isinstance(spec[0], list) else (spec[1] if len(spec) > 1 else {}).get("options") or []
+    return [str(value) for value in values]
+
+
+def rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask) -> PromptRejected:
+    """The error for a 400 of POST /prompt, and for a 200 with node_errors."""
+    node_errors = _public(answer.get("node_errors") or {})
+    faults = [(node_id, error) for node_id, entry in node_errors.items() for error in entry["errors"]]
+    if not faults:
+        return _without_details(answer.get("error") or {}, graph)
+    sentences = [_sentence(node_id, error, graph, ask) for node_id, error in faults]
+    node_id, error = faults[0]
+    name = error["extra_info"].get("input_name")
+    location = f"prompt.{node_id}.inputs.{name}" if name in graph[node_id]["inputs"] else f"prompt.{node_id}"
+    return PromptRejected("; ".join(sentences) + ".", location=location, node_errors=node_errors)
+
+
+def raise_failure(entry: Mapping[str, Any], graph: Graph) -> None:
+    """Raise what a history entry of a prompt says, unless it says success."""
+    for kind, facts in reversed(entry["status"]["messages"]):
+        if kind == "execution_interrupted":
+            raise PromptInterrupted("The prompt was interrupted.")
+        if kind == "execution_error":
+            raise _failed(facts, graph)
+    if entry["status"]["status_str"] != "success":
+        raise PromptInterrupted("The prompt ended without success, and ComfyUI does not say why.")
+
+
+def _failed(facts: Mapping[str, Any], graph: Graph) -> PromptFailed:
+    node_id, exception = str(facts["node_id"]), str(facts["exception_type"])
+    text = str(facts["exception_message"]).strip()
+    kind = OutOfMemory if exception in _OUT_OF_MEMORY else PromptFailed
+    sentence = f"{named(node_id, graph.get(node_id))} failed: {exception}: {text}"
+    return kind(
+        sentence[0].upper() + sentence[1:],
+        node_id=node_id,
+        class_type=str(facts["node_type"]),
+        exception_type=exception,
+    )
+
+
+def _public(node_errors: Mapping[str, Any]) -> dict[str, Any]:
+    """ComfyUI's table without its tracebacks, which name files of the server."""
+    return {
+        str(node_id): {
+            **entry,
+            "errors": [
+                {**error, "extra_info": {k: v for k, v in error.get("extra_info", {}).items() if k != "traceback"}}
+                for error in entry["errors"]
+            ],
+        }
+        for node_id, entry in node_errors.items()
+    }
+
+
+def _without_details(error: Mapping[str, Any], graph: Graph) -> PromptRejected:
+    """The cases in which ComfyUI names no node in its table: an unknown class, no outputs, a cycle."""
+    if error.get("type") == "invalid_prompt":
+        node_id = str(error.get("details", "")).partition("#")[2].rstrip("'")
+        return PromptRejected(f"{error['message'].rstrip('.')} (node {node_id}).", location=f"prompt.{node_id}")
+    if cycle := _cycle(graph):
+        return PromptRejected(f"The prompt has a cycle: {' → '.join(cycle)}.", location=f"prompt.{cycle[0]}")
+    return PromptRejected(f"ComfyUI refused the prompt: {error.get('message') or 'it does not say why'}.")
+
+
+def _cycle(graph: Graph) -> list[str]:
+    links = {
+        node_id: {str(value[0]) for value in node["inputs"].values() if _is_link(value)}
+        for node_id, node in graph.items()
+    }
+    try:
+        graphlib.TopologicalSorter(links).prepare()
+    except graphlib.CycleError as exc:
+        return list(exc.args[1])
+    return []
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int))
+
+
+def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask) -> str:
+    node, extra = graph.get(node_id), error["extra_info"]
+    where, name = named(node_id, node), extra.get("input_name")
+    where = where[0].upper() + where[1:]
+    match error["type"]:
+        case "value_not_in_list":
+            known = (
+                options(extra["input_config"])
+                if extra.get("input_config")
+                else ask(node["class_type"], name)
+                if node
+                else []
+            )
+            return f"{where}: {name} {extra.get('received_value')!r} is not in the list{_hint(extra, known)}"
+        case "required_input_missing":
+            return f"{where}: {name} is missing"
+        case "exception_during_inner_validation":
+            return f"{where}: {_broken_link(node, graph) or error['details']}"
+        case _:
+            value = f" (given: {_short(extra['received_value'])})" if "received_value" in extra else ""
+            detail = error["details"] if error["details"] != name else ""
+            return f"{where}: {name or 'validation'}: {error['message']}{detail and f': {detail}'}{value}"
+
+
+def _hint(extra: Mapping[str, Any], known: list[str]) -> str:
+    near = difflib.get_close_matches(str(extra.get("received_value")), known, n=_NEAREST, cutoff=0.4)
+    if near:
+        return f"; did you mean {', '.join(map(repr, near))}?"
+    return "; there is none to choose from" if not known else f"; it has {', '.join(map(repr, known[:_NEAREST]))}, ..."
+
+
+def _broken_link(node: Mapping[str, Any] | None, graph: Graph) -> str:
+    """Which input of a node leads nowhere: ComfyUI tells it by the text of a KeyError only."""
+    for name, value in ((node or {}).get("inputs") or {}).items():
+        if _is_link(value) and value[0] not in graph:
+            return f"{name} is linked to node {value[0]!r}, which is not in the prompt"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,0 +1,136 @@
+"""The error tree: what the core raises, and what its two doors answer.
+
+HandlerError
+    BadRequest              the event cannot be run as it stands
+        UnknownWorkflow
+        InputUnavailable    an input could not be fetched or is not what the node takes
+        ForbiddenUrl
+        TooLarge
+    ComfyError              ComfyUI refused, failed, or went away
+        ComfyUnreachable
+        ComfyCrashed
+        PromptRejected      ComfyUI's validation said no
+        PromptFailed        a node raised
+            OutOfMemory
+        PromptInterrupted
+        PromptTimeout
+    OutputError             an output that ComfyUI announced cannot be read or converted
+    DeliveryError           the outputs exist, an upload failed; they are kept, and named
+    ResultTooLarge          the answer would exceed the platform's limit
+
+What is not a HandlerError is a bug.
+"""
+
+from typing import Any, ClassVar
+
+
+class HandlerError(Exception):
+    """A failure with one sentence for the caller.
+
+    `code` names the kind of failure (CONTRACT: errors), `location` the path in the request that is at fault, such as
+    "prompt.6.inputs.image". `retryable` says that the same event may succeed later, unchanged.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, location: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.location = location
+
+    def answer(self) -> dict[str, Any]:
+        """The error as both doors show it, without a status."""
+        answer: dict[str, Any] = {"code": self.code, "error": self.message}
+        if self.location is not None:
+            answer["location"] = self.location
+        return answer
+
+
+class BadRequest(HandlerError):
+    code = "BAD_REQUEST"
+
+
+class UnknownWorkflow(BadRequest):
+    code = "UNKNOWN_WORKFLOW"
+
+
+class InputUnavailable(BadRequest):
+    code = "INPUT_UNAVAILABLE"
+
+
+class ForbiddenUrl(BadRequest):
+    code = "FORBIDDEN_URL"
+
+
+class TooLarge(BadRequest):
+    code = "TOO_LARGE"
+
+
+class ComfyError(HandlerError):
+    code = "COMFYUI_ERROR"
+
+
+class ComfyUnreachable(ComfyError):
+    code = "COMFYUI_UNREACHABLE"
+    retryable = True
+
+
+class ComfyCrashed(ComfyError):
+    code = "COMFYUI_CRASHED"
+    retryable = True
+
+
+class PromptRejected(ComfyError):
+    """ComfyUI's validation refused the graph. `node_errors` is ComfyUI's own table, node id to errors."""
+
+    code = "PROMPT_REJECTED"
+
+    def __init__(self, message: str, *, location: str | None = None, node_errors: dict[str, Any] | None = None) -> None:
+        super().__init__(message, location=location)
+        self.node_errors = node_errors or {}
+
+    def answer(self) -> dict[str, Any]:
+        answer = super().answer()
+        if self.node_errors:
+            answer["node_errors"] = self.node_errors
+        return answer
+
+
+class PromptFailed(ComfyError):
+    """A node raised while it ran."""
+
+    code = "PROMPT_FAILED"
+
+    def __init__(self, message: str, *, node_id: str, class_type: str, exception_type: str) -> None:
+        super().__init__(message, location=f"prompt.{node_id}")
+        self.node_id = node_id
+        self.class_type = class_type
+        self.exception_type = exception_type
+
+
+class OutOfMemory(PromptFailed):
+    code = "OUT_OF_MEMORY"
+    retryable = True
+
+
+class PromptInterrupted(ComfyError):
+    code = "INTERRUPTED"
+
+
+class PromptTimeout(ComfyError):
+    code = "TIMEOUT"
+    retryable = True
+
+
+class OutputError(HandlerError):
+    code = "OUTPUT_UNAVAILABLE"
+
+
+class DeliveryError(HandlerError):
+    code = "DELIVERY_FAILED"
+    retryable = True
+
+
+class ResultTooLarge(HandlerError):
+    code = "RESULT_TOO_LARGE"

@@ -1,0 +1,195 @@
+"""What may come in: the event's input, validated."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
+
+from handler.errors import BadRequest
+
+
+class Node(TypedDict):
+    """One node of a graph in ComfyUI's API format. Other keys, such as `_meta`, are kept."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    class_type: str
+    inputs: dict[str, Any]
+
+
+Graph = dict[str, Node]
+
+
+class _Options(BaseModel):
+    """Names are sharp's (camelCase). Unknown ones are ignored, as the reference does."""
+
+    model_config = ConfigDict(strict=True, frozen=True, alias_generator=to_camel, validate_by_name=True)
+
+
+class JpegOptions(_Options):
+    quality: int = Field(80, ge=1, le=100, description="Quality of the JPEG image.")
+    progressive: bool = Field(False, description="Use progressive (interlace) scanning.")
+    chroma_subsampling: Literal["4:2:0", "4:4:4"] = Field("4:2:0", description="4:4:4 keeps full chroma.")
+    optimize_coding: bool = Field(True, description="Optimise the Huffman coding tables.")
+    mozjpeg: bool = Field(
+        False,
+        description="mozjpeg's defaults: trellisQuantisation, overshootDeringing and optimizeScans on, "
+        "quantisationTable 3.",
+    )
+    trellis_quantisation: bool = Field(False, description="Use trellis quantisation.")
+    overshoot_deringing: bool = Field(False, description="Use overshoot deringing.")
+    optimize_scans: bool = Field(False, description="Optimise the scan order (implies progressive).")
+    quantisation_table: int = Field(0, ge=0, le=8, description="Quantisation table to use.")
+
+
+class WebpOptions(_Options):
+    quality: int = Field(80, ge=1, le=100, description="Quality of the WebP image.")
+    alpha_quality: int = Field(100, ge=0, le=100, description="Quality of the alpha channel.")
+    lossless: bool = Field(False, description="Use lossless compression.")
+    near_lossless: bool = Field(False, description="Use near-lossless compression.")
+    smart_subsample: bool = Field(False, description="Use high quality chroma subsampling.")
+    preset: Literal["default", "picture", "photo", "drawing", "icon", "text"] = Field(
+        "default", description="Preset for preprocessing and filtering."
+    )
+    effort: int = Field(4, ge=0, le=6, description="CPU effort, from 0 (fastest) to 6 (slowest).")
+
+
+class PngOptions(_Options):
+    """None yet: PNG is what ComfyUI writes."""
+
+
+class _Format(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class ConvertJpeg(_Format):
+    format: Literal["jpeg", "jpg"]
+    options: JpegOptions = JpegOptions()
+
+
+class ConvertWebp(_Format):
+    format: Literal["webp"]
+    options: WebpOptions = WebpOptions()
+
+
+class ConvertPng(_Format):
+    format: Literal["png"]
+    options: PngOptions = PngOptions()
+
+
+ConvertOutput = ConvertJpeg | ConvertWebp | ConvertPng
+
+
+class Options(BaseModel):
+    """What every dialect takes beside the graph. Unknown fields are ignored, as the reference does."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    id: str = Field(
+        default_factory=lambda: str(uuid4()),
+        min_length=1,
+        max_length=255,
+        description="The caller's id of the request, echoed as given. Default: a UUID.",
+    )
+    convert_output: Annotated[ConvertOutput, Discriminator("format")] = Field(
+        ConvertPng(format="png"), description="The format of still and animated images. Default: as ComfyUI wrote them."
+    )
+    timeout_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="A deadline for the whole job, in seconds."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, given: Any) -> Any:
+        # Ignoring one of these would look like success and lose the outputs on the way to their receiver.
+        for name in _NOT_YET:
+            if isinstance(given, dict) and given.get(name):
+                raise ValueError(f"`{name}` is not supported by this version")
+        return given
+
+    @property
+    def target(self) -> ConvertOutput | None:
+        """What outputs are converted to; None to leave them as they are."""
+        return self.convert_output if "convert_output" in self.model_fields_set else None
+
+    def echo(self) -> dict[str, Any]:
+        """The caller's own fields, as the answer repeats them."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
+
+
+_NOT_YET = ("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload", "credentials")
+
+
+class PromptRequest(Options):
+    """The prompt dialect, and the body of POST /prompt."""
+
+    prompt: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _api_format(cls, prompt: Any) -> Any:
+        if isinstance(prompt, dict) and isinstance(prompt.get("nodes"), list):
+            raise ValueError(
+                "this is a workflow saved by the ComfyUI editor; export it with 'Workflow > Export (API)' instead"
+            )
+        return prompt
+
+
+class WorkflowRequest(Options):
+    """The workflow dialect: a route under WORKFLOW_DIR and its fields. POST /workflow/<route> is it without the route."""
+
+    workflow: str = Field(min_length=1, description="The route of the workflow, such as flux/txt2img.")
+    input: dict[str, Any] = Field(description="The fields of the workflow.")
+
+
+Request = PromptRequest | WorkflowRequest
+
+
+def parsed(event: Mapping[str, Any]) -> Request:
+    """The request that an event holds. Raises BadRequest."""
+    given = event.get("input")
+    if not isinstance(given, dict):
+        raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")
+    if isinstance(event.get("id"), str):
+        given = {"id": event["id"], **given}
+    if "workflow" in given and "prompt" not in given:
+        return validated(WorkflowRequest, given)
+    return validated(PromptRequest, given)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], given: Any, *, at: str = "", context: Mapping[str, Any] | None = None) -> Model:
+    """An instance of a model from a caller's value, or a BadRequest that lists everything that is wrong with it.
+
+    `at` is where the value stands in the request; the location of the error begins with it.
+    """
+    try:
+        return model.model_validate(given, strict=True, context=dict(context or {}))
+    except ValidationError as exc:
+        faults = [(_path(error["loc"], given, at), error) for error in exc.errors(include_url=False)]
+        sentences = [f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults]
+        raise BadRequest("; ".join(sentences) + ".", location=faults[0][0] or None) from exc
+
+
+def _sentence(error: Any) -> str:
+    # pydantic puts "Value error, " before the text of our own validators.
+    own = error.get("ctx", {}).get("error")
+    return str(own) if own is not None else str(error["msg"])
+
+
+def _path(loc: tuple[int | str, ...], given: Any, at: str) -> str:
+    """pydantic's location without the tags of unions, which are no part of the caller's value."""
+    path = [at] if at else []
+    for depth, part in enumerate(loc):
+        inside = isinstance(given, (dict, list)) and part in (given if isinstance(given, dict) else range(len(given)))
+        if inside:
+            given = given[part]
+        elif depth < len(loc) - 1:
+            continue
+        path.append(str(part))
+    return ".".join(path)

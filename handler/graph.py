@@ -1,0 +1,144 @@
+"""Pure functions on graphs: what is passed in is still true afterwards."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from handler.event import Graph, Node
+
+
+@dataclass(frozen=True)
+class NodeClass:
+    """What a graph needs to know of a node class: /object_info in short.
+
+    `uploads` maps the inputs that take an uploadable medium to it: "image", "video" or "audio".
+    """
+
+    output: bool = False
+    uploads: Mapping[str, str] = field(default_factory=dict)
+
+
+NodeClasses = Mapping[str, NodeClass | None]
+"""Class name to what is known of it; None for a class that ComfyUI does not have."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One input of one node that holds a medium given by the caller: a string, or a list of them for a folder."""
+
+    node_id: str
+    name: str
+    value: str | list[str]
+    medium: str
+
+    @property
+    def location(self) -> str:
+        return f"prompt.{self.node_id}.inputs.{self.name}"
+
+
+# VHS (ComfyUI-VideoHelperSuite) declares its uploads in ways of its own, so they are known by name.
+_VHS_UPLOADS = {
+    "VHS_LoadVideo": {"video": "video"},
+    "VHS_LoadVideoPath": {"video": "video"},
+    "VHS_LoadVideoFFmpeg": {"video": "video"},
+    "VHS_LoadAudioUpload": {"audio": "audio"},
+    "VHS_LoadImages": {"directory": "images"},
+    "VHS_LoadImagesPath": {"directory": "images"},
+}
+_UPLOAD_FLAGS = {"image_upload": "image", "video_upload": "video", "audio_upload": "audio"}
+
+
+def node_class(name: str, info: Mapping[str, Any]) -> NodeClass:
+    """One entry of ComfyUI's /object_info in short."""
+    uploads = dict(_VHS_UPLOADS.get(name, {}))
+    for group in ("required", "optional"):
+        for input_name, declared in ((info.get("input") or {}).get(group) or {}).items():
+            options = declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
+            medium = next((medium for flag, medium in _UPLOAD_FLAGS.items() if options.get(flag)), None)
+            if medium:
+                uploads.setdefault(input_name, medium)
+    return NodeClass(output=bool(info.get("output_node")), uploads=uploads)
+
+
+def saves(graph: Graph, classes: NodeClasses) -> bool:
+    """Whether there is something to give back: an output node other than PreviewImage.
+
+    A class that ComfyUI does not have may be one; naming it is left to ComfyUI's validation.
+    """
+    used = {node["class_type"] for node in graph.values()}
+    return any((known := classes.get(name)) is None or (known.output and name != "PreviewImage") for name in used)
+
+
+def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str, keep: bool) -> Graph:
+    """The graph with every output node saving under `folder`, in files whose names begin with `stem`.
+
+    "sub/ComfyUI" becomes "<folder>/sub/<stem>_ComfyUI", or "<folder>/sub/<stem>" without `keep`. A fresh folder per run makes
+    the save nodes run even when ComfyUI has the rest in its cache, keeps jobs apart, and is all that clean-up must remove.
+    """
+
+    def prefix(value: str) -> str:
+        parts = [part for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
+        name = f"{stem}_{parts[-1]}" if keep and parts else stem
+        return "/".join([folder, *parts[:-1], name])
+
+    places = {
+        (node_id, "filename_prefix"): prefix(value)
+        for node_id, node in graph.items()
+        if (known := classes.get(node["class_type"])) and known.output
+        if isinstance(value := node["inputs"].get("filename_prefix"), str)
+    }
+    return replaced(graph, places)
+
+
+def media(graph: Graph, classes: NodeClasses) -> list[Place]:
+    """The inputs that may hold a URL, a data URI, base64 or a file name. Links and prompt texts are none."""
+    return [
+        Place(node_id, name, value, medium)
+        for node_id, node in graph.items()
+        if (known := classes.get(node["class_type"]))
+        for name, medium in known.uploads.items()
+        if (value := _given(node["inputs"].get(name), medium)) is not None
+    ]
+
+
+def _given(value: Any, medium: str) -> str | list[str] | None:
+    """What the caller put into an upload input: a string, for a folder a list of strings; None for a link and the like."""
+    if medium != "images":
+        return value if isinstance(value, str) else None
+    good = isinstance(value, list) and bool(value) and all(isinstance(entry, str) for entry in value)
+    return value if good else None
+
+
+def replaced(graph: Graph, values: Mapping[tuple[str, str], Any]) -> Graph:
+    """The graph with the inputs (node id, input name) set to the given values."""
+    changed = {node_id for node_id, _ in values}
+    return {node_id: _with(node, node_id, values) if node_id in changed else node for node_id, node in graph.items()}
+
+
+def _with(node: Node, node_id: str, values: Mapping[tuple[str, str], Any]) -> Node:
+    inputs = {name: values.get((node_id, name), value) for name, value in node["inputs"].items()}
+    return {**node, "inputs": inputs}
+
+
+def stem(request_id: str) -> str:
+    """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", at most 100 bytes of UTF-8.
+
+    "%" goes as well: ComfyUI would expand %year% and the like.
+    """
+    safe = re.sub(r"[^\w.-]", "_", request_id).lstrip(".")
+    return safe.encode()[:100].decode(errors="ignore") or "_"
+
+
+def title(node: Node | None) -> str:
+    """The name that the editor shows for a node, if its export has one."""
+    meta: Any = node.get("_meta") if node else None
+    return str(meta["title"]) if isinstance(meta, dict) and meta.get("title") else ""
+
+
+def named(node_id: str, node: Node | None) -> str:
+    """A node as error sentences name it: node 30 (CheckpointLoaderSimple, "Load Checkpoint")."""
+    if node is None:
+        return f"node {node_id}"
+    label = title(node)
+    return f"node {node_id} ({node['class_type']}, {label!r})" if label else f"node {node_id} ({node['class_type']})"

@@ -1,0 +1,85 @@
+"""A Service and its ComfyUI: started, warmed up, stopped."""
+
+import atexit
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from handler import pipeline
+from handler.errors import ComfyError, HandlerError
+from handler.process import ComfyProcess
+from handler.service import Service
+from handler.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Host:
+    """What a door has: a Service, and the ComfyUI process where it is ours.
+
+    `on_exit` is called with an exit code when ComfyUI ends by itself.
+    """
+
+    def __init__(self, settings: Settings, on_exit: Callable[[int], None] = lambda _: None) -> None:
+        self.service = Service.of(settings)
+        self.process = ComfyProcess(settings, on_exit)
+        self.warm = False
+
+    def start(self) -> None:
+        """Bring ComfyUI up and run the warm-up graph. Raises HandlerError, with ComfyUI stopped again."""
+        comfy, settings = self.service.comfy, self.service.settings
+        try:
+            if settings.starts_comfyui and comfy.alive():
+                logger.warning("a ComfyUI answers at %s already and is used; none is started", comfy.url)
+            elif settings.starts_comfyui:
+                self.process.start()
+            self.process.wait(comfy)
+            self._warm_up()
+        except HandlerError:
+            self.stop()
+            raise
+        self.warm = True
+
+    def stop(self) -> None:
+        self.warm = False
+        self.process.stop()
+
+    def _warm_up(self) -> None:
+        graph = self.service.warmup_prompt
+        if graph is None:
+            return
+        logger.info("running the warm-up prompt")
+        try:
+            result = pipeline.run({"input": {"prompt": graph}}, self.service)
+        except HandlerError as exc:
+            raise ComfyError(f"The warm-up prompt failed: {exc.message}") from exc
+        logger.info("warm after %g ms", result["stats"]["total_time"])
+
+
+def handler(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Run an event, `{"id"?, "input": {...}}`, with the settings of the environment. The input is one of
+
+    * `{"prompt": graph, ...}`: a graph in ComfyUI's API format;
+    * `{"workflow": "flux/txt2img", "input": {...}, ...}`: a route under WORKFLOW_DIR and its fields;
+
+    with the options of the HTTP API beside it (`id`, `convert_output`, `timeout_s`). The answer holds `id`, `prompt`,
+    `images`, `filenames`, `outputs`, `stats`, and `input` for a workflow. Raises HandlerError.
+
+    The first call brings ComfyUI up where it is ours and not running yet; it is stopped when the interpreter exits.
+    """
+    return pipeline.run(event, _default().service)
+
+
+_lock = threading.Lock()
+_hosts: list[Host] = []
+
+
+def _default() -> Host:
+    with _lock:
+        if not _hosts:
+            host = Host(Settings.from_environ())
+            host.start()
+            atexit.register(host.stop)
+            _hosts.append(host)
+        return _hosts[0]

@@ -1,0 +1,125 @@
+"""Fetch what the caller put into a graph's uploadable inputs: a URL, a data URI, base64, or a file's name."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import filetype
+import pybase64
+
+from handler import convert, graph, storage
+from handler.comfy import Comfy
+from handler.errors import HandlerError, InputUnavailable, TooLarge
+from handler.event import Graph
+from handler.graph import Place
+from handler.net import shown
+from handler.settings import Settings
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# Longer than any path on disk: what exceeds it is base64 and never asked for as a file name.
+_MAX_NAME = 1024
+
+# What each declared medium accepts, by the main type that the first bytes tell. Pillow decides for images.
+_ACCEPTED = {"video": ("video", "image"), "audio": ("audio", "video")}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One input as it was given, and the files that hold its content: one, or a folder's."""
+
+    place: Place
+    files: list[Path]
+
+
+def fetched(places: list[Place], folder: Path, settings: Settings) -> list[Fetched]:
+    """Put each place's content into a file under `folder`.
+
+    Raises InputUnavailable, ForbiddenUrl or TooLarge with the place as location; what was written until then stays, and is
+    the caller's to remove.
+    """
+    return [_fetched(place, folder, settings) for place in places]
+
+
+def rewritten(prompt: Graph, done: list[Fetched], prefix: str) -> Graph:
+    """The graph with file names under `prefix` in place of what was fetched."""
+    return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, prefix) for one in done})
+
+
+def uploaded(done: list[Fetched], folder: Path, prefix: str, comfy: Comfy) -> None:
+    """Put fetched files into the input folder of a ComfyUI on another disk, under `prefix` as they lie under `folder`."""
+    for file in (file for one in done for file in one.files):
+        subfolder = Path(prefix) / file.relative_to(folder).parent
+        comfy.upload(file, subfolder.as_posix())
+
+
+def is_name(value: str) -> bool:
+    """Whether a value could be the name of a file that ComfyUI has already."""
+    return 0 < len(value) <= _MAX_NAME and not _URL.match(value) and not value.startswith("data:")
+
+
+def _value(one: Fetched, prefix: str) -> str:
+    # A folder input names the folder; its files are numbered in the caller's order.
+    name = one.files[0].name if isinstance(one.place.value, str) else one.files[0].parent.name
+    return f"{prefix}/{name}"
+
+
+def _fetched(place: Place, folder: Path, settings: Settings) -> Fetched:
+    name = f"{graph.stem(place.node_id)}_{graph.stem(place.name)}"
+    try:
+        if isinstance(place.value, str):
+            return Fetched(place, [_file(place.value, place.medium, folder, name, settings)])
+        folder = folder / name
+        return Fetched(
+            place, [_file(value, "image", folder, f"{n:05d}", settings) for n, value in enumerate(place.value)]
+        )
+    except HandlerError as exc:
+        exc.location = exc.location or place.location
+        raise
+
+
+def _file(value: str, medium: str, folder: Path, name: str, settings: Settings) -> Path:
+    """One value as a file with the ending that its content asks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = folder / f"{name}.part"
+    max_bytes = int(settings.max_input_size_mb * (1 << 20))
+    with raw.open("wb") as file:
+        if _URL.match(value):
+            storage.chosen(value, settings).fetch(value, file, max_bytes=max_bytes, timeout_s=settings.input_timeout_s)
+        else:
+            file.write(_decoded(value, max_bytes))
+    what = shown(value) if _URL.match(value) else "The value"
+    return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
+
+
+def _decoded(value: str, max_bytes: int) -> bytes:
+    """The bytes of a data URI or of plain base64."""
+    header, comma, body = value.partition(",") if value.startswith("data:") else ("", ",", value)
+    if not comma:
+        raise InputUnavailable("The data URI has no comma, so it holds nothing.")
+    if len(body) * 3 // 4 > max_bytes + 3:
+        raise TooLarge(f"The input is larger than {max_bytes / (1 << 20):g} MB (MAX_INPUT_SIZE_MB).")
+    if header and not header.endswith(";base64"):
+        return unquote_to_bytes(body)
+    try:
+        compact = "".join(body.split())
+        return pybase64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except ValueError as exc:  # binascii.Error is one
+        what = "The data URI is not valid base64" if header else f"{_short(value)} is no URL, file name or base64"
+        raise InputUnavailable(f"{what}.") from exc
+
+
+def _extension(file: Path, medium: str, what: str) -> str:
+    """The file's ending, told by its first bytes. Raises InputUnavailable for another medium than the node takes."""
+    if file.stat().st_size == 0:
+        raise InputUnavailable(f"{what} is empty.")
+    if medium == "image" or medium == "images":
+        return convert.checked(file.read_bytes()).format.lower()
+    kind = filetype.guess(str(file))
+    if kind is None or kind.mime.partition("/")[0] not in _ACCEPTED[medium]:
+        raise InputUnavailable(f"{what} is not {medium} data that can be recognised.")
+    return str(kind.extension)
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:37] + "...")

@@ -1,0 +1,81 @@
+"""What goes out."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NodeTime(BaseModel):
+    """When a node ran, in ms since the epoch, and for how many ms."""
+
+    start: int
+    end: int | None = None
+    duration: int | None = None
+
+
+class ComfyExecution(BaseModel):
+    """When ComfyUI ran the prompt. Nodes that it took from its cache are not listed."""
+
+    start: int = Field(description="In ms since the epoch.")
+    end: int = Field(description="In ms since the epoch.")
+    duration: int = Field(description="In ms.")
+    nodes: dict[str, NodeTime] = Field(description="Node id to its times.")
+
+    @classmethod
+    def of(
+        cls, messages: Iterable[tuple[str, Any]], started: Mapping[str, int], ended: Mapping[str, int]
+    ) -> "ComfyExecution":
+        """From the messages of a history entry, and the times that the websocket told."""
+        stamps = [data["timestamp"] for _, data in messages if "timestamp" in data]
+        start, end = min(stamps, default=0), max(stamps, default=0)
+        nodes = {node: _node_time(begin, ended.get(node)) for node, begin in started.items()}
+        return cls(start=start, end=end, duration=end - start, nodes=nodes)
+
+
+def _node_time(start: int, end: int | None) -> NodeTime:
+    return NodeTime(start=start, end=end, duration=None if end is None else end - start)
+
+
+class Stats(BaseModel):
+    """Where a job's time went, in ms."""
+
+    comfy_execution: ComfyExecution
+    preprocess_time: float = Field(description="Checking the request and fetching its inputs.")
+    queue_time: float = Field(description="Waiting for a place in ComfyUI's queue.")
+    comfy_round_trip_time: float = Field(description="From the prompt's submission to its end.")
+    postprocess_time: float = Field(description="Reading and converting the outputs.")
+    upload_time: float = Field(description="Uploading or encoding the outputs.")
+    total_time: float
+
+
+class OutputEntry(BaseModel):
+    """One output, described."""
+
+    filename: str | None = Field(description="None for a text.")
+    node_id: str
+    class_type: str
+    title: str
+    kind: str = Field(description="image, video, audio, text or file.")
+    mime_type: str
+    size: int = Field(description="In bytes.")
+    width: int | None = None
+    height: int | None = None
+    text: str | None = None
+
+
+class Result(BaseModel):
+    """The answer to a job: the request's own fields, and these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str = Field(description="The request's id.")
+    prompt: dict[str, Any] = Field(description="The graph, as it was run.")
+    images: list[str] = Field(description="Every output file: base64, or its URL after an upload.")
+    filenames: list[str] = Field(description="The names of the files, in the same order.")
+    outputs: list[OutputEntry] = Field(description="Every output in the order of the graph, texts included.")
+    stats: Stats
+
+    def answer(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return self.model_dump(exclude_none=True)

@@ -1,0 +1,117 @@
+"""The only reader of the environment."""
+
+import difflib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+logger = logging.getLogger(__name__)
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class BadSettings(ValueError):
+    """An environment variable has a value that cannot be used. The message is one line that names it."""
+
+
+class Settings(BaseModel):
+    """One frozen field per environment variable; the variable is the field's name in capitals.
+
+    Names, meanings and defaults are those of SaladTechnologies/comfyui-api where it has the variable, except for CMD.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    cmd: str | None = Field(
+        None,
+        description="Command that launches ComfyUI. Unset: the stand-in ComfyUI. Empty: ComfyUI is already running.",
+    )
+    comfyui_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]+/?$",
+        description="A running ComfyUI. Set, it wins over DIRECT_ADDRESS and COMFYUI_PORT_HOST, and nothing is started.",
+    )
+    direct_address: str = Field("127.0.0.1", min_length=1, description="Address of ComfyUI.")
+    comfyui_port_host: int = Field(8188, ge=1, le=65535, description="Port of ComfyUI.")
+    comfyui_inflight: int = Field(2, ge=1, description="How many prompts may be in ComfyUI's own queue at once.")
+    comfy_home: Path = Field(Path("/opt/ComfyUI"), description="ComfyUI's home. The stand-in: a temporary folder.")
+    input_dir: Path = Field(Path("/opt/ComfyUI/input"), description="ComfyUI's input folder.")
+    output_dir: Path = Field(Path("/opt/ComfyUI/output"), description="ComfyUI's output folder.")
+    startup_check_interval_s: float = Field(1, gt=0, description="Seconds between two looks at a starting ComfyUI.")
+    startup_check_max_tries: int = Field(10, ge=1, description="How many such looks before the start is given up.")
+    warmup_prompt_file: Path | None = Field(None, description="A graph in API format that is run once at the start.")
+    workflow_dir: Path = Field(_REPOSITORY / "workflows", description="Folder of the workflow files.")
+    prepend_filenames: bool = Field(
+        True, description="File names are <id>_<filename_prefix>. False: <id> in place of the prefix."
+    )
+    host: str = Field("::", description="Address that the HTTP API listens on. :: answers IPv4 as well.")
+    port: int = Field(3000, ge=0, le=65535, description="Port that the HTTP API listens on. 0: a free one.")
+    log_level: Literal["trace", "debug", "info", "warn", "error", "fatal"] = Field("info", description="Log level.")
+    markdown_schema_descriptions: bool = Field(
+        True, description="Show a table of inputs in the description of each workflow in /docs."
+    )
+    max_body_size_mb: float = Field(100, gt=0, description="Largest request body, in MB of 1024 x 1024 bytes.")
+    max_input_size_mb: float = Field(100, gt=0, description="Largest input file, in MB of 1024 x 1024 bytes.")
+    max_queue_depth: int = Field(0, ge=0, description="Jobs at which /ready answers 503. 0: no limit.")
+    input_timeout_s: float = Field(60, gt=0, description="Seconds that fetching one input may take.")
+    prompt_timeout_s: float = Field(3600, gt=0, description="Seconds that a job may take, waiting included.")
+    shutdown_grace_s: float = Field(30, ge=0, description="Seconds that running requests get at a shutdown.")
+    allow_private_urls: bool = Field(
+        False, description="Allow input URLs that lead to loopback, private and link-local addresses."
+    )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the given mapping, by default os.environ. An empty value counts as unset, except for CMD.
+
+        Raises BadSettings. Logs a variable that is unknown but close to a known name.
+        """
+        environ = os.environ if environ is None else environ
+        names = {field.upper(): field for field in cls.model_fields}
+        given = {names[name]: value for name, value in environ.items() if name in names and (value or name == "CMD")}
+        for name in environ:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.88) if name not in names else []
+            if near:
+                logger.warning("%s is not a setting; did you mean %s?", name, near[0])
+        try:
+            return cls.model_validate(given)
+        except ValidationError as exc:
+            faults = [(str(error["loc"][0]).upper(), error["msg"]) for error in exc.errors()]
+            raise BadSettings("; ".join(f"{name}={environ[name]!r}: {text}" for name, text in faults)) from exc
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folders(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """INPUT_DIR and OUTPUT_DIR follow COMFY_HOME; the stand-in has a temporary home of its own."""
+        given = dict(given)
+        if given.get("cmd") is None and not given.get("comfyui_url") and "comfy_home" not in given:
+            port = given.get("comfyui_port_host", cls.model_fields["comfyui_port_host"].default)
+            given["comfy_home"] = Path(tempfile.gettempdir()) / f"comfyui-stand-in-{port}"
+        home = Path(given.get("comfy_home", cls.model_fields["comfy_home"].default))
+        return {"input_dir": home / "input", "output_dir": home / "output", **given}
+
+    @property
+    def comfy_url(self) -> str:
+        """Where ComfyUI answers, without a slash at the end."""
+        if self.comfyui_url:
+            return self.comfyui_url.rstrip("/")
+        host = f"[{self.direct_address}]" if ":" in self.direct_address else self.direct_address
+        return f"http://{host}:{self.comfyui_port_host}"
+
+    @property
+    def starts_comfyui(self) -> bool:
+        """Whether ComfyUI is ours to start and stop."""
+        return not self.comfyui_url and self.cmd != ""
+
+    @property
+    def uses_stand_in(self) -> bool:
+        return self.starts_comfyui and self.cmd is None
+
+    @property
+    def startup_timeout_s(self) -> float:
+        return self.startup_check_interval_s * self.startup_check_max_tries

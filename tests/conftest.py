@@ -1,0 +1,84 @@
+"""What most tests share: one ComfyUI, one Service in front of it, one HTTP server in front of that."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from emulator.app import create_app
+from handler import Service, Settings
+from tests.live import served, stand_in
+
+
+@dataclass(frozen=True)
+class Comfyui:
+    """A running ComfyUI: the stand-in, or the one that COMFYUI_URL names, with its folders in COMFY_HOME."""
+
+    url: str
+    home: Path
+
+    def files(self) -> set[str]:
+        """Every file and folder in input/ and output/."""
+        found = (path for folder in ("input", "output") for path in (self.home / folder).rglob("*"))
+        return {path.relative_to(self.home).as_posix() for path in found}
+
+    def history(self) -> dict[str, Any]:
+        answer: dict[str, Any] = requests.get(f"{self.url}/history", timeout=10).json()
+        return answer
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfyui]:
+    if url := os.environ.get("COMFYUI_URL"):
+        yield Comfyui(url, Path(os.environ["COMFY_HOME"]))
+        return
+    home = tmp_path_factory.mktemp("comfyui")
+    with stand_in(home, "--step-ms", "2") as url:
+        yield Comfyui(url, home)
+
+
+@pytest.fixture(scope="session")
+def settings(comfyui: Comfyui) -> Settings:
+    environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
+    return Settings.from_environ({**environ, "MAX_INPUT_SIZE_MB": "2", "INPUT_TIMEOUT_S": "5", "MAX_BODY_SIZE_MB": "8"})
+
+
+@pytest.fixture(scope="session")
+def service(settings: Settings) -> Service:
+    return Service.of(settings)
+
+
+@pytest.fixture
+def clean(comfyui: Comfyui) -> Iterator[Comfyui]:
+    """The ComfyUI, with the check that the test leaves nothing in its folders and its history."""
+    files, history = comfyui.files(), set(comfyui.history())
+    yield comfyui
+    assert comfyui.files() == files
+    assert set(comfyui.history()) == history
+
+
+@pytest.fixture(scope="session")
+def api(settings: Settings) -> Iterator[Callable[..., requests.Response]]:
+    """A client of the live HTTP API: api("POST", "/prompt", json={...})."""
+    app = create_app(settings)
+    with served(app) as url, requests.Session() as session:
+        session.trust_env = False
+
+        def call(method: str, path: str, **options: Any) -> requests.Response:
+            return session.request(method, url + path, timeout=60, **options)
+
+        wait_until(lambda: call("GET", "/health").status_code == 200)
+        yield call
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    """Ask until it is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not become true in time"
+        time.sleep(0.02)

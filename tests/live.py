@@ -1,0 +1,45 @@
+"""Real small servers for the tests: any ASGI app on a port of its own, and the stand-in ComfyUI as a process."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+
+@contextlib.contextmanager
+def served(app: Starlette) -> Iterator[str]:
+    """Serve an app on loopback; gives its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(15)
+        listener.close()
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def stand_in(base_dir: Path, *options: str) -> Iterator[str]:
+    """The stand-in ComfyUI on a free port; gives its URL."""
+    command = [sys.executable, "-m", "emulator.comfyui", "--port", "0", "--base-dir", str(base_dir), *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert child.stdout is not None
+    try:
+        url = next(word for line in child.stdout for word in line.split() if word.startswith("http://"))
+        # Nobody reads on: a full pipe would stop it.
+        threading.Thread(target=child.stdout.read, daemon=True).start()
+        yield url.rstrip("/.,")
+    finally:
+        child.terminate()
+        child.wait(10)
+        child.stdout.close()
