@@ -1,6 +1,7 @@
 """The HTTP API as a process: `python -m emulator`. The only module of it that imports uvicorn."""
 
 import logging
+import signal
 import socket
 import sys
 
@@ -34,6 +35,9 @@ def main() -> int:
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
     )
     server = uvicorn.Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal that ended it once more; a server that was told to end has done well.
+        signal.signal(number, lambda *_: None)
     with listener:
         server.run(sockets=[listener])
     return int(app.state.door.exit_code)

@@ -65,6 +65,11 @@ class ComfyProcess:
                     "(STARTUP_CHECK_INTERVAL_S times STARTUP_CHECK_MAX_TRIES)."
                 )
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs, and where none was started."""
+        return self._child.poll() if self._child else None
+
     def stop(self) -> None:
         """End the process group: SIGTERM, and SIGKILL to what is left after a few seconds."""
         self._stopping.set()
