@@ -2,19 +2,17 @@
 
 import logging
 import signal
-import socket
 import sys
 
 import uvicorn
 
 from emulator.app import create_app
+from emulator.listener import listening
 from handler import Settings, logs
 from handler.settings import BadSettings
 from handler.workflows import BadWorkflow
 
 logger = logging.getLogger(__name__)
-
-_BACKLOG = 2048
 
 
 def main() -> int:
@@ -22,12 +20,15 @@ def main() -> int:
     try:
         settings = Settings.from_environ()
         logs.configure(settings.log_level)
-        listener = _listener(settings.host, settings.port)
-        url = f"http://localhost:{listener.getsockname()[1]}"
         app = create_app(settings, on_warm=lambda: _welcome(url), on_end=lambda: _stop(server))
+        listener = listening(settings.host, settings.port)
     except (BadSettings, BadWorkflow) as exc:
         print(f"cannot start: {exc}", file=sys.stderr)
         return 1
+    except OSError as exc:
+        print(f"cannot start: HOST={settings.host!r}, PORT={settings.port}: {exc.strerror}", file=sys.stderr)
+        return 1
+    url = f"http://localhost:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -41,22 +42,6 @@ def main() -> int:
     with listener:
         server.run(sockets=[listener])
     return int(app.state.door.exit_code)
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """The listening socket; "::" answers IPv4 as well, and where there is no IPv6 it means IPv4."""
-    family = socket.AF_INET6 if ":" in host and socket.has_ipv6 else socket.AF_INET
-    dual = host == "::" and family is socket.AF_INET6 and socket.has_dualstack_ipv6()
-    address = "0.0.0.0" if host == "::" and not dual else host
-    try:
-        return socket.create_server(
-            (address, port),
-            family=family if dual or host != "::" else socket.AF_INET,
-            backlog=_BACKLOG,
-            dualstack_ipv6=dual,
-        )
-    except OSError as exc:
-        raise BadSettings(f"HOST={host!r}, PORT={port}: {exc.strerror}") from exc
 
 
 def _stop(server: uvicorn.Server) -> None:

@@ -1,7 +1,6 @@
 """Real small servers for the tests: any ASGI app on a port of its own, and the stand-in ComfyUI as a process."""
 
 import contextlib
-import socket
 import subprocess
 import sys
 import threading
@@ -11,11 +10,13 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from emulator.listener import listening
+
 
 @contextlib.contextmanager
 def served(app: Starlette) -> Iterator[str]:
     """Serve an app on loopback; gives its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listening("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

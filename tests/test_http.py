@@ -14,6 +14,7 @@ import requests
 import yaml
 
 from emulator.app import create_app
+from emulator.listener import listening
 from handler import Settings, __version__
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
@@ -215,10 +216,8 @@ def test_many_at_once_all_succeed_while_health_answers(api: Api, clean: Comfyui)
     assert shown == [(0, 0, n) for n in range(64)]
 
 
-def test_ipv4_and_ipv6_answer_on_one_port(settings: Settings) -> None:
-    from emulator.__main__ import _listener
-
-    with _listener("::", 0) as listener:
+def test_ipv4_and_ipv6_answer_on_one_port() -> None:
+    with listening("::", 0) as listener:
         port = listener.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
             with socket.create_connection((host, port), timeout=5):
