@@ -19,6 +19,12 @@ class NodeClass:
     uploads: Mapping[str, str] = field(default_factory=dict)
 
 
+# A name on disk has at most 255 bytes, and ComfyUI adds a number and an ending.
+_LONGEST_NAME = 200
+_LONGEST_STEM = 100
+# SaveImage's own.
+_DEFAULT_PREFIX = "ComfyUI"
+
 NodeClasses = Mapping[str, NodeClass | None]
 """Class name to what is known of it; None for a class that ComfyUI does not have."""
 
@@ -78,15 +84,16 @@ def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str, keep
     """
 
     def prefix(value: str) -> str:
-        parts = [part for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
-        name = f"{stem}_{parts[-1]}" if keep and parts else stem
-        return "/".join([folder, *parts[:-1], name])
+        parts = [_cut(part, _LONGEST_NAME) for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
+        name = parts.pop() if parts else ""
+        return "/".join([folder, *parts, _cut(f"{stem}_{name}", _LONGEST_NAME) if keep and name else stem])
 
     places = {
-        (node_id, "filename_prefix"): prefix(value)
+        (node_id, "filename_prefix"): prefix(value if isinstance(value, str) else _DEFAULT_PREFIX)
         for node_id, node in graph.items()
         if (known := classes.get(node["class_type"])) and known.output
-        if isinstance(value := node["inputs"].get("filename_prefix"), str)
+        # A linked prefix is replaced as well: ComfyUI alone knows its value, and it would lead out of the folder.
+        if isinstance(value := node["inputs"].get("filename_prefix"), (str, list))
     }
     return replaced(graph, places)
 
@@ -122,12 +129,17 @@ def _with(node: Node, node_id: str, values: Mapping[tuple[str, str], Any]) -> No
 
 
 def stem(request_id: str) -> str:
-    """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", at most 100 bytes of UTF-8.
+    """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", at most 100 bytes.
 
     "%" goes as well: ComfyUI would expand %year% and the like.
     """
     safe = re.sub(r"[^\w.-]", "_", request_id).lstrip(".")
-    return safe.encode()[:100].decode(errors="ignore") or "_"
+    return _cut(safe, _LONGEST_STEM) or "_"
+
+
+def _cut(name: str, longest: int) -> str:
+    """At most so many bytes of UTF-8."""
+    return name.encode()[:longest].decode(errors="ignore")
 
 
 def title(node: Node | None) -> str:

@@ -83,6 +83,7 @@ def execute(job: Job, service: Service, on_message: Callable[[Message], None] = 
         done = _outputs(job, execution, service)
         converted = time.monotonic()
         images = delivery.inline(done)
+        logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(done), _ms(job.received, time.monotonic()))
         marks = (job.received, job.prepared, began, turn[0], finished, converted, time.monotonic())
         return _result(job, done, images, _stats(execution, marks))
     finally:
