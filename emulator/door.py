@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # Prompts that wait for the GPU hold a thread each, up to this many; the rest waits for a thread, in order of arrival.
 _EXECUTE_THREADS = 32
-_PREPARE_THREADS = 8
+_PREPARE_THREADS = 16
 _PROBE_THREADS = 4
 
 

@@ -132,10 +132,12 @@ class Comfy:
             on_turn()
             # Listen first: a cached graph finishes before POST /prompt answers.
             with closing(Watch(self.url, prompt_id, on_message)) as watch:
-                self._queue(graph, prompt_id, watch.client_id, extra_data or {})
                 try:
+                    self._queue(graph, prompt_id, watch.client_id, extra_data or {})
                     entry = self._end(ticket, watch, deadline)
-                except (PromptTimeout, PromptInterrupted):
+                except ComfyCrashed:
+                    raise
+                except BaseException:
                     self._take_back(prompt_id)
                     raise
         comfy_errors.raise_failure(entry, graph)
@@ -159,14 +161,10 @@ class Comfy:
         # A connection of its own: a request that fails on a stale one must not be sent twice, both would run.
         with _session() as session:
             answer = self._send(session, "POST", "/prompt", data=json.dumps(body))
-        if answer.status_code == requests.codes.bad_request:
-            raise comfy_errors.rejected(answer.json(), graph, self.options)
-        if not answer.ok:
-            self._take_back(prompt_id)  # a 500 may have been queued all the same
+        if not answer.ok and answer.status_code != requests.codes.bad_request:
             raise ComfyError(f"ComfyUI answered {answer.status_code} to the prompt; its log says why.")
-        if answer.json().get("node_errors"):
-            # It would run the valid outputs only, and call that a success.
-            self._take_back(prompt_id)
+        # Also when it said 200: it would run the valid outputs only, and call that a success.
+        if not answer.ok or answer.json().get("node_errors"):
             raise comfy_errors.rejected(answer.json(), graph, self.options)
 
     def _end(self, ticket: Ticket, watch: Watch, deadline: float) -> Mapping[str, Any]:
@@ -207,7 +205,10 @@ class Comfy:
         self._request("POST", "/interrupt", json={"prompt_id": prompt_id})
 
     def _take_back(self, prompt_id: str) -> None:
-        """Drop a prompt and wait until it is out of ComfyUI, so that no file of it appears later."""
+        """Drop a prompt and wait until it is out of ComfyUI, so that no file of it appears later.
+
+        Even one that was refused: what ComfyUI answers with a 500, or with errors of some nodes, it may run all the same.
+        """
         end = time.monotonic() + _TAKE_BACK_S
         try:
             self._drop(prompt_id)
