@@ -1,8 +1,6 @@
 """Real small servers for the tests: any ASGI app on a port of its own, and the stand-in ComfyUI as a process."""
 
 import contextlib
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from emulator.listener import listening
+from tests.standin import Standin
 
 
 @contextlib.contextmanager
@@ -32,15 +31,8 @@ def served(app: Starlette) -> Iterator[str]:
 @contextlib.contextmanager
 def stand_in(base_dir: Path, *options: str) -> Iterator[str]:
     """The stand-in ComfyUI on a free port; gives its URL."""
-    command = [sys.executable, "-m", "emulator.comfyui", "--port", "0", "--base-dir", str(base_dir), *options]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert child.stdout is not None
+    server = Standin(base_dir, *options)
     try:
-        url = next(word for line in child.stdout for word in line.split() if word.startswith("http://"))
-        # Nobody reads on: a full pipe would stop it.
-        threading.Thread(target=child.stdout.read, daemon=True).start()
-        yield url.rstrip("/.,")
+        yield server.url
     finally:
-        child.terminate()
-        child.wait(10)
-        child.stdout.close()
+        server.stop()

@@ -52,5 +52,7 @@ def test_a_folder_of_vhs_may_be_a_list() -> None:
 
 
 def test_a_title_that_is_no_text_does_no_harm() -> None:
-    assert graph.named("1", {**node("A"), "_meta": None}) == "node 1 (A)"
-    assert graph.named("1", {**node("A"), "_meta": {"title": "T"}}) == "node 1 (A, 'T')"
+    untitled, titled = node("A"), node("A")
+    untitled["_meta"], titled["_meta"] = None, {"title": "T"}
+    assert graph.named("1", untitled) == "node 1 (A)"
+    assert graph.named("1", titled) == "node 1 (A, 'T')"

@@ -75,9 +75,13 @@ class Server:
         return code
 
     def end(self) -> None:
-        if self.child.poll() is None:
+        """Told, not killed: it would leave its ComfyUI behind."""
+        self.child.terminate()
+        try:
+            self.wait()
+        except subprocess.TimeoutExpired:
             self.child.kill()
-        self.wait()
+            raise
 
 
 @contextlib.contextmanager

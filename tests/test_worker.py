@@ -100,7 +100,7 @@ def test_a_test_input_runs_and_ends(tmp_path: Path) -> None:
 
 
 def test_a_test_input_that_fails_ends_with_an_error(tmp_path: Path) -> None:
-    event = {"input": {"prompt": {}}}
+    event: dict[str, Any] = {"input": {"prompt": {}}}
     with running("handler", environment(tmp_path), "--test_input", json.dumps(event)) as worker:
         assert worker.wait() == 1
         assert "nothing to save" in worker.text()
