@@ -31,7 +31,8 @@ def rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask) -> PromptRejecte
     node_id, error = faults[0]
     name = error["extra_info"].get("input_name")
     location = f"prompt.{node_id}.inputs.{name}" if name in graph[node_id]["inputs"] else f"prompt.{node_id}"
-    return PromptRejected("; ".join(sentences) + ".", location=location, node_errors=node_errors)
+    text = "; ".join(sentences)
+    return PromptRejected(text if text.endswith("?") else f"{text}.", location=location, node_errors=node_errors)
 
 
 def raise_failure(entry: Mapping[str, Any], graph: Graph) -> None:

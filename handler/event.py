@@ -172,8 +172,8 @@ def validated(model: type[Model], given: Any, *, at: str = "", context: Mapping[
         return model.model_validate(given, strict=True, context=dict(context or {}))
     except ValidationError as exc:
         faults = [(_path(error["loc"], given, at), error) for error in exc.errors(include_url=False)]
-        sentences = [f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults]
-        raise BadRequest("; ".join(sentences) + ".", location=faults[0][0] or None) from exc
+        text = "; ".join(f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults)
+        raise BadRequest(text if text.endswith("?") else f"{text}.", location=faults[0][0] or None) from exc
 
 
 def _sentence(error: Any) -> str:
