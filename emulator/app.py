@@ -8,8 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from emulator import docs, errors, probes, prompts
+from emulator import deepinfra, docs, errors, probes, prompts
 from emulator.door import Door
+from emulator.downloads import Downloads
 from handler import HandlerError, Settings
 
 
@@ -35,11 +36,14 @@ def create_app(
             Route("/ready", probes.ready),
             Route("/models", probes.models),
             Route("/prompt", prompts.prompt, methods=["POST"]),
+            Route("/download", Downloads().download, methods=["POST"]),
+            Route("/interrupt", prompts.interrupt, methods=["POST"]),
             *(
                 Route(f"/{folder}/{route}", prompts.workflow(route), methods=["POST"])
                 for folder in ("workflow", "workflows")
                 for route in door.service.workflows
             ),
+            *([Route(deepinfra.ROUTE, deepinfra.infer, methods=["POST"])] if deepinfra.offered(door.service) else []),
             Route("/docs", docs.page),
             Route("/docs/json", docs.as_json),
             Route("/docs/yaml", docs.as_yaml),

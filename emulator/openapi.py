@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
 
+from emulator.deepinfra import ROUTE, Inference, InferenceRequest, offered
+from emulator.downloads import DownloadRequest
+from emulator.prompts import InterruptRequest
 from handler import HandlerError, Service, __version__, workflows
 from handler.choices import CHOICE
 from handler.event import Options, PromptRequest
@@ -32,15 +35,46 @@ class Error(BaseModel):
     node_errors: dict[str, Any] | None = Field(None, description="ComfyUI's own table of errors, node id to errors.")
 
 
+class Accepted(BaseModel):
+    """The answer to a request with a webhook or an asynchronous upload: its own fields, and these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    prompt: dict[str, Any] = Field(description="The graph, as it will be run.")
+    status: Literal["ok"]
+
+
+class Downloaded(BaseModel):
+    url: str = Field(description="Without what may be secret in it.")
+    model_type: str
+    filename: str
+    status: Literal["started", "completed"]
+    size: int | None = Field(None, description="In bytes, once it is there.")
+    duration: float | None = Field(None, description="In seconds.")
+
+
+class Interrupted(BaseModel):
+    id: str
+    interrupted: Literal["success", "failed"]
+    was: Literal["queued", "running"] | None = Field(None, description="Where the prompt was.")
+
+
 Json = dict[str, Any]
 
 
 def document(service: Service) -> Json:
     """The OpenAPI 3.1 document of all routes. Lists of ComfyUI's are left open while it does not answer."""
     bodies = {route: _body(workflow) for route, workflow in service.workflows.items()}
-    models: list[type[BaseModel]] = [PromptRequest, *bodies.values()]
+    models: list[type[BaseModel]] = [
+        PromptRequest,
+        InterruptRequest,
+        DownloadRequest,
+        InferenceRequest,
+        *bodies.values(),
+    ]
     _, requests = models_json_schema([(model, "validation") for model in models], by_alias=True, ref_template=_REF)
-    answers: list[type[BaseModel]] = [Result, Status, Error]
+    answers: list[type[BaseModel]] = [Result, Accepted, Interrupted, Downloaded, Inference, Status, Error]
     _, results = models_json_schema([(model, "serialization") for model in answers], ref_template=_REF)
     schemas: Json = {**results["$defs"], **requests["$defs"]}
     ask = _Lists(service)
@@ -54,7 +88,14 @@ def document(service: Service) -> Json:
             "description": "Runs ComfyUI workflows: any graph through /prompt, typed endpoints under /workflow.",
         },
         "servers": [{"url": "/", "description": "This server"}],
-        "paths": {**_PROBES, "/prompt": _post(PromptRequest, _PROMPT_DOC), **_workflow_paths(service, schemas)},
+        "paths": {
+            **_PROBES,
+            "/prompt": _post(PromptRequest, _PROMPT_DOC, _RUN),
+            "/download": _post(DownloadRequest, _DOWNLOAD_DOC, _DOWNLOAD),
+            "/interrupt": _post(InterruptRequest, _INTERRUPT_DOC, _INTERRUPT),
+            **_workflow_paths(service, schemas),
+            **({ROUTE: _post(InferenceRequest, _INFERENCE_DOC, _INFERENCE)} if offered(service) else {}),
+        },
         "components": {"schemas": schemas},
     }
 
@@ -107,7 +148,7 @@ def _workflow_paths(service: Service, schemas: Json) -> Json:
         if service.settings.markdown_schema_descriptions:
             text = f"{text}\n\n{_table(schemas[_name(route) + 'Input'])}".strip()
         doc = {"summary": workflow.summary, "description": text, "tags": ["workflows"]}
-        paths[f"/workflow/{route}"] = _post(_name(route) + "Request", doc)
+        paths[f"/workflow/{route}"] = _post(_name(route) + "Request", doc, _RUN)
     return paths
 
 
@@ -137,11 +178,10 @@ def _default(field: Json, required: bool) -> str:
     return "required" if required else "-"
 
 
-def _post(body: type[BaseModel] | str, doc: Json) -> Json:
+def _post(body: type[BaseModel] | str, doc: Json, answers: dict[str, tuple[str, str]]) -> Json:
+    """A POST route. `answers` maps a status to its text and its model."""
     name = body if isinstance(body, str) else body.__name__
-    responses: Json = {"200": _answer("The outputs.", "Result")}
-    for status, text in _FAILURES.items():
-        responses[status] = _answer(text, "Error")
+    responses = {status: _answer(text, model) for status, (text, model) in answers.items()}
     return {"post": {**doc, "requestBody": {"required": True, "content": _content(name)}, "responses": responses}}
 
 
@@ -158,15 +198,49 @@ def _probe(summary: str, description: str, answers: Iterable[tuple[str, str]]) -
     return {"get": {"summary": summary, "description": description, "tags": ["probes"], "responses": responses}}
 
 
+_REFUSALS = {
+    "400": ("The request cannot be run as it stands, or ComfyUI's validation refused it.", "Error"),
+    "413": ("The body or an input is too large.", "Error"),
+    "415": ("The body is of another type.", "Error"),
+    "503": ("ComfyUI is not up.", "Error"),
+}
 _FAILURES = {
-    "400": "The request cannot be run as it stands, or ComfyUI's validation refused it.",
-    "413": "The body or an input is too large.",
-    "415": "The body is not JSON.",
-    "499": "The prompt was interrupted.",
-    "500": "A node failed.",
-    "502": "ComfyUI went away.",
-    "503": "ComfyUI is not up.",
-    "504": "The time limit was reached.",
+    **_REFUSALS,
+    "499": ("The prompt was interrupted.", "Error"),
+    "500": ("A node failed.", "Error"),
+    "502": ("ComfyUI went away, or an upload failed.", "Error"),
+    "504": ("The time limit was reached.", "Error"),
+}
+_RUN = {
+    "200": ("The outputs.", "Result"),
+    "202": ("Accepted: the webhooks tell the rest.", "Accepted"),
+    **_FAILURES,
+}
+_INTERRUPT = {
+    "200": ("It ends.", "Interrupted"),
+    "404": ("There is none, or it has finished.", "Interrupted"),
+    "400": ("No id.", "Error"),
+}
+_DOWNLOAD = {
+    "200": ("It is there.", "Downloaded"),
+    "202": ("It has begun.", "Downloaded"),
+    **_REFUSALS,
+}
+_DOWNLOAD_DOC = {
+    "summary": "Download a model",
+    "description": "Fetches a model into the folder where ComfyUI looks for it. Without `wait` it goes on in the background.",
+    "tags": ["models"],
+}
+_INFERENCE = {"200": ("The picture, or with a webhook the request's id.", "Inference"), **_FAILURES}
+_INTERRUPT_DOC = {
+    "summary": "Interrupt a prompt",
+    "description": "Ends the prompts of a request's id: one that waits never runs, one that runs is interrupted.",
+    "tags": ["prompt"],
+}
+_INFERENCE_DOC = {
+    "summary": "DeepInfra's FLUX-1-schnell",
+    "description": "DeepInfra's request and answer on the flux workflows. Takes JSON or a multipart form.",
+    "tags": ["workflows"],
 }
 _PROMPT_DOC = {
     "summary": "Run a graph",

@@ -1,12 +1,17 @@
-"""POST /prompt and POST /workflow/<route>."""
+"""POST /prompt, POST /workflow/<route> and POST /interrupt."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import orjson
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from emulator.bodies import json_body
+from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
+from handler import accepted
+from handler.event import validated
 
 
 async def prompt(request: Request) -> Response:
@@ -26,4 +31,34 @@ def workflow(route: str) -> Callable[[Request], Awaitable[Response]]:
 async def _answer(request: Request, route: str | None) -> Response:
     door: Door = request.app.state.door
     body = await json_body(request, door.service.settings.max_body_size_mb)
-    return Response(await door.run(body, route), media_type="application/json")
+    job = await door.admit(lambda: _event(body, route))
+    if job.request.deferred:
+        door.finish_later(job)
+        return Response(orjson.dumps(accepted(job)), 202, media_type="application/json")
+    return Response(await door.finish(job), media_type="application/json")
+
+
+def _event(body: bytes, route: str | None) -> dict[str, Any]:
+    """The route says which dialect it is; the other one's field is unknown here, and ignored like any unknown field."""
+    given = parsed_json(body)
+    if route is None:
+        return {"input": {name: value for name, value in given.items() if name != "workflow"}}
+    return {"input": {name: value for name, value in given.items() if name != "prompt"} | {"workflow": route}}
+
+
+class InterruptRequest(BaseModel):
+    """The body of POST /interrupt."""
+
+    id: str = Field(min_length=1, max_length=255, description="The id of the request that is to end.")
+
+
+async def interrupt(request: Request) -> Response:
+    """End a prompt that waits or runs."""
+    door: Door = request.app.state.door
+    given = parsed_json(await json_body(request, door.service.settings.max_body_size_mb))
+    request_id = validated(InterruptRequest, given).id
+    was = await door.interrupt(request_id)
+    if was is None:
+        return Response(orjson.dumps({"id": request_id, "interrupted": "failed"}), 404, media_type="application/json")
+    answer = {"id": request_id, "interrupted": "success", "was": was}
+    return Response(orjson.dumps(answer), media_type="application/json")

@@ -2,10 +2,11 @@
 
 from handler.errors import HandlerError
 from handler.host import Host, handler
-from handler.pipeline import Job, execute, prepare
+from handler.pipeline import Job, accepted, execute, prepare
+from handler.result import Result
 from handler.service import Service
 from handler.settings import Settings
 
 __version__ = "0.1.0"
 
-__all__ = ["HandlerError", "Host", "Job", "Service", "Settings", "execute", "handler", "prepare"]
+__all__ = ["HandlerError", "Host", "Job", "Result", "Service", "Settings", "accepted", "execute", "handler", "prepare"]

@@ -86,9 +86,13 @@ class Comfy:
             self._options[key] = comfy_errors.options(spec) if spec else []
         return self._options[key]
 
+    def model_folders(self) -> list[str]:
+        """The names of the model folders."""
+        return [str(folder) for folder in self._json("/models")]
+
     def models(self) -> dict[str, list[str]]:
         """The names in each model folder."""
-        return {folder: self._json(f"/models/{quote(folder, safe='')}") for folder in self._json("/models")}
+        return {folder: self._json(f"/models/{quote(folder, safe='')}") for folder in self.model_folders()}
 
     def queue_remaining(self, *, timeout_s: float = _HTTP_TIMEOUT_S) -> int:
         """How many prompts wait or run in ComfyUI's own queue, whoever put them there."""

@@ -14,6 +14,7 @@ HandlerError
             OutOfMemory
         PromptInterrupted
         PromptTimeout
+    ServerStopped           the server ended before the prompt did
     OutputError             an output that ComfyUI announced cannot be read or converted
     DeliveryError           the outputs exist, an upload failed; they are kept, and named
     ResultTooLarge          the answer would exceed the platform's limit
@@ -120,6 +121,11 @@ class PromptInterrupted(ComfyError):
 
 class PromptTimeout(ComfyError):
     code = "TIMEOUT"
+    retryable = True
+
+
+class ServerStopped(HandlerError):
+    code = "SERVER_STOPPED"
     retryable = True
 
 

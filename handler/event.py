@@ -1,13 +1,14 @@
 """What may come in: the event's input, validated."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
+from handler.credentials import Credential
 from handler.errors import BadRequest
 
 
@@ -83,6 +84,40 @@ class ConvertPng(_Format):
 ConvertOutput = ConvertJpeg | ConvertWebp | ConvertPng
 
 
+class _Upload(BaseModel):
+    """Where outputs are uploaded to. With `async` the caller is answered at once."""
+
+    model_config = ConfigDict(strict=True, frozen=True, validate_by_name=True)
+
+    async_: bool = Field(False, alias="async", description="Answer 202 at once, and upload in the background.")
+
+
+class S3Upload(_Upload):
+    bucket: str = Field(min_length=1)
+    prefix: str = Field("", description="What the keys begin with, as it is.")
+
+
+class AzureUpload(_Upload):
+    container: str = Field(min_length=1)
+    blob_prefix: str = Field("", description="What the blob names begin with, as it is.")
+
+
+class HfUpload(_Upload):
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Name of the repository, such as user/repo.")
+    repo_type: Literal["model", "dataset"] = "model"
+    revision: str = Field("main", min_length=1, description="Branch of the repository.")
+    directory: str = Field("/", description="Directory in the repository.")
+
+
+class HttpUpload(_Upload):
+    url_prefix: str = Field(
+        pattern=r"^[hH][tT][tT][pP][sS]?://[^/]", description="The file name is put behind it, after a slash."
+    )
+
+
+Upload = S3Upload | AzureUpload | HfUpload | HttpUpload
+
+
 class Options(BaseModel):
     """What every dialect takes beside the graph. Unknown fields are ignored, as the reference does."""
 
@@ -101,14 +136,50 @@ class Options(BaseModel):
         None, gt=0, allow_inf_nan=False, description="A deadline for the whole job, in seconds."
     )
 
-    @model_validator(mode="before")
+    webhook: str | None = Field(
+        None, description="URL that gets one output.complete per output, or one prompt.failed. Empty: none."
+    )
+    webhook_v2: str | None = Field(
+        None,
+        description="URL that gets one prompt.complete or prompt.failed, by the Standard Webhooks rules. Empty: none.",
+    )
+    s3: S3Upload | None = Field(None, description="Upload the outputs to an S3 bucket.")
+    azure_blob_upload: AzureUpload | None = Field(None, description="Upload the outputs to Azure Blob Storage.")
+    hf_upload: HfUpload | None = Field(None, description="Upload the outputs to the Hugging Face hub.")
+    http_upload: HttpUpload | None = Field(None, description="PUT the outputs to a web server.")
+    credentials: list[Credential] = Field([], description="What to show at protected URLs; the first match wins.")
+
+    @field_validator("webhook", "webhook_v2")
     @classmethod
-    def _not_yet(cls, given: Any) -> Any:
-        # Ignoring one of these would look like success and lose the outputs on the way to their receiver.
-        for name in _NOT_YET:
-            if isinstance(given, dict) and given.get(name):
-                raise ValueError(f"`{name}` is not supported by this version")
-        return given
+    def _url(cls, value: str | None) -> str | None:
+        if value and not value.lower().startswith(("http://", "https://")):
+            raise ValueError("a webhook is an http or https URL")
+        return value
+
+    @field_validator("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload", mode="before")
+    @classmethod
+    def _not_null(cls, value: Any) -> Any:
+        # As the reference: a field that is not wanted is left out.
+        if value is None:
+            raise ValueError("null is no value for it; leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _one_upload(self) -> Self:
+        given = [name for name in ("s3", "azure_blob_upload", "hf_upload", "http_upload") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"one upload at most; given are {' and '.join(f'`{name}`' for name in given)}")
+        return self
+
+    @property
+    def upload(self) -> Upload | None:
+        """Where the outputs go; None for the answer itself."""
+        return self.s3 or self.azure_blob_upload or self.hf_upload or self.http_upload
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the caller is answered before the job has run."""
+        return bool(self.webhook or self.webhook_v2 or (self.upload and self.upload.async_))
 
     @property
     def target(self) -> ConvertOutput | None:
@@ -116,11 +187,14 @@ class Options(BaseModel):
         return self.convert_output if "convert_output" in self.model_fields_set else None
 
     def echo(self) -> dict[str, Any]:
-        """The caller's own fields, as the answer repeats them."""
-        return self.model_dump(exclude_unset=True, by_alias=True)
-
-
-_NOT_YET = ("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload", "credentials")
+        """The caller's own fields, as the answer repeats them: without `credentials`, which go nowhere."""
+        return {
+            name: value.model_dump(by_alias=True, exclude_unset=name == "convert_output")
+            if isinstance(value, BaseModel)
+            else value
+            for name, value in self
+            if name in self.model_fields_set and name != "credentials"
+        }
 
 
 class PromptRequest(Options):
@@ -163,13 +237,16 @@ def parsed(event: Mapping[str, Any]) -> Request:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validated(model: type[Model], given: Any, *, at: str = "", context: Mapping[str, Any] | None = None) -> Model:
+def validated(
+    model: type[Model], given: Any, *, at: str = "", context: Mapping[str, Any] | None = None, strict: bool = True
+) -> Model:
     """An instance of a model from a caller's value, or a BadRequest that lists everything that is wrong with it.
 
-    `at` is where the value stands in the request; the location of the error begins with it.
+    `at` is where the value stands in the request; the location of the error begins with it. Not `strict` is for forms, whose
+    values are all texts.
     """
     try:
-        return model.model_validate(given, strict=True, context=dict(context or {}))
+        return model.model_validate(given, strict=strict, context=dict(context or {}))
     except ValidationError as exc:
         faults = [(_path(error["loc"], given, at), error) for error in exc.errors(include_url=False)]
         text = "; ".join(f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults)

@@ -12,11 +12,13 @@ from handler.event import Graph, Node
 class NodeClass:
     """What a graph needs to know of a node class: /object_info in short.
 
-    `uploads` maps the inputs that take an uploadable medium to it: "image", "video" or "audio".
+    `uploads` maps the inputs that take an uploadable medium to it: "image", "video" or "audio". `models` maps the lists of
+    model files to the model folder that they show.
     """
 
     output: bool = False
     uploads: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 # A name on disk has at most 255 bytes, and ComfyUI adds a number and an ending.
@@ -43,6 +45,43 @@ class Place:
         return f"prompt.{self.node_id}.inputs.{self.name}"
 
 
+@dataclass(frozen=True)
+class ModelPlace:
+    """One input of one node that names a model: a file in a model folder, or a URL."""
+
+    node_id: str
+    name: str
+    value: str
+    folder: str
+
+    @property
+    def location(self) -> str:
+        return f"prompt.{self.node_id}.inputs.{self.name}"
+
+
+# /object_info does not say which folder a list shows. These names mean one folder in every class, ComfyUI's own and custom.
+_MODEL_FOLDERS = {
+    "ckpt_name": "checkpoints",
+    "lora_name": "loras",
+    "vae_name": "vae",
+    "control_net_name": "controlnet",
+    "unet_name": "diffusion_models",
+    **dict.fromkeys(("clip_name", "clip_name1", "clip_name2", "clip_name3", "clip_name4"), "text_encoders"),
+    "style_model_name": "style_models",
+    "gligen_name": "gligen",
+    "hypernetwork_name": "hypernetworks",
+    "photomaker_model_name": "photomaker",
+    "audio_encoder_name": "audio_encoders",
+}
+# Where a class of ComfyUI's own means something else, or has a name that says little.
+_OWN_MODEL_FOLDERS = {
+    ("CLIPVisionLoader", "clip_name"): "clip_vision",
+    ("UpscaleModelLoader", "model_name"): "upscale_models",
+    ("ModelPatchLoader", "name"): "model_patches",
+    ("CheckpointLoader", "config_name"): "configs",
+    ("TrainLoraNode", "existing_lora"): "loras",
+}
+
 # VHS (ComfyUI-VideoHelperSuite) declares its uploads in ways of its own, so they are known by name.
 _VHS_UPLOADS = {
     "VHS_LoadVideo": {"video": "video"},
@@ -58,13 +97,17 @@ _UPLOAD_FLAGS = {"image_upload": "image", "video_upload": "video", "audio_upload
 def node_class(name: str, info: Mapping[str, Any]) -> NodeClass:
     """One entry of ComfyUI's /object_info in short."""
     uploads = dict(_VHS_UPLOADS.get(name, {}))
+    models: dict[str, str] = {}
     for group in ("required", "optional"):
         for input_name, declared in ((info.get("input") or {}).get(group) or {}).items():
             options = declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
             medium = next((medium for flag, medium in _UPLOAD_FLAGS.items() if options.get(flag)), None)
             if medium:
                 uploads.setdefault(input_name, medium)
-    return NodeClass(output=bool(info.get("output_node")), uploads=uploads)
+            folder = _OWN_MODEL_FOLDERS.get((name, input_name)) or _MODEL_FOLDERS.get(input_name)
+            if folder and declared and (isinstance(declared[0], list) or declared[0] == "COMBO"):
+                models[input_name] = folder
+    return NodeClass(output=bool(info.get("output_node")), uploads=uploads, models=models)
 
 
 def saves(graph: Graph, classes: NodeClasses) -> bool:
@@ -115,6 +158,17 @@ def _given(value: Any, medium: str) -> str | list[str] | None:
         return value if isinstance(value, str) else None
     good = isinstance(value, list) and bool(value) and all(isinstance(entry, str) for entry in value)
     return value if good else None
+
+
+def models(graph: Graph, classes: NodeClasses) -> list[ModelPlace]:
+    """The inputs that hold the name of a model, or a URL in its place. Links are none."""
+    return [
+        ModelPlace(node_id, name, value, folder)
+        for node_id, node in graph.items()
+        if (known := classes.get(node["class_type"]))
+        for name, folder in known.models.items()
+        if isinstance(value := node["inputs"].get(name), str)
+    ]
 
 
 def replaced(graph: Graph, values: Mapping[tuple[str, str], Any]) -> Graph:

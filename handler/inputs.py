@@ -1,6 +1,8 @@
 """Fetch what the caller put into a graph's uploadable inputs: a URL, a data URI, base64, or a file's name."""
 
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -12,9 +14,10 @@ from handler import convert, graph, storage
 from handler.comfy import Comfy
 from handler.errors import HandlerError, InputUnavailable, TooLarge
 from handler.event import Graph
-from handler.graph import Place
+from handler.graph import NodeClasses, Place
 from handler.net import shown
 from handler.settings import Settings
+from handler.storage import AuthFor
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Longer than any path on disk: what exceeds it is base64 and never asked for as a file name.
@@ -25,67 +28,80 @@ _ACCEPTED = {"video": ("video", "image"), "audio": ("audio", "video")}
 
 
 @dataclass(frozen=True)
-class Fetched:
+class _Fetched:
     """One input as it was given, and the files that hold its content: one, or a folder's."""
 
     place: Place
     files: list[Path]
 
 
-def fetched(places: list[Place], folder: Path, settings: Settings) -> list[Fetched]:
-    """Put each place's content into a file under `folder`.
+def placed(
+    prompt: Graph, classes: NodeClasses, folder: str, auth_for: AuthFor, comfy: Comfy, settings: Settings
+) -> Graph:
+    """The graph with everything fetched that its uploadable inputs hold, and put into `folder` of ComfyUI's input folder.
 
-    Raises InputUnavailable, ForbiddenUrl or TooLarge with the place as location; what was written until then stays, and is
-    the caller's to remove.
+    Over HTTP when that folder is not on this disk. Raises InputUnavailable, ForbiddenUrl or TooLarge with the place as
+    location; what was written until then is the caller's to remove.
     """
-    return [_fetched(place, folder, settings) for place in places]
+    places = [place for place in graph.media(prompt, classes) if not _is_there(place.value, comfy)]
+    if not places:
+        return prompt
+    local = settings.input_dir / folder
+    if settings.input_dir.is_dir():
+        done = [_fetched(place, local, settings, auth_for) for place in places]
+        if not comfy.has_input(f"{folder}/{done[0].files[0].relative_to(local).as_posix()}"):
+            _upload(done, local, folder, comfy)
+            shutil.rmtree(local)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            done = [_fetched(place, Path(name), settings, auth_for) for place in places]
+            _upload(done, Path(name), folder, comfy)
+    return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
 
 
-def rewritten(prompt: Graph, done: list[Fetched], prefix: str) -> Graph:
-    """The graph with file names under `prefix` in place of what was fetched."""
-    return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, prefix) for one in done})
+def _is_there(value: str | list[str], comfy: Comfy) -> bool:
+    """Whether it is the name of a file that ComfyUI has already."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
+        return False
+    return not _URL.match(value) and not value.startswith("data:") and comfy.has_input(value)
 
 
-def uploaded(done: list[Fetched], folder: Path, prefix: str, comfy: Comfy) -> None:
-    """Put fetched files into the input folder of a ComfyUI on another disk, under `prefix` as they lie under `folder`."""
+def _upload(done: list[_Fetched], root: Path, folder: str, comfy: Comfy) -> None:
+    """Put fetched files into the input folder of a ComfyUI on another disk, as they lie under `root`."""
     for file in (file for one in done for file in one.files):
-        subfolder = Path(prefix) / file.relative_to(folder).parent
-        comfy.upload(file, subfolder.as_posix())
+        comfy.upload(file, (Path(folder) / file.relative_to(root).parent).as_posix())
 
 
-def is_name(value: str) -> bool:
-    """Whether a value could be the name of a file that ComfyUI has already."""
-    return 0 < len(value) <= _MAX_NAME and not _URL.match(value) and not value.startswith("data:")
-
-
-def _value(one: Fetched, prefix: str) -> str:
+def _value(one: _Fetched, prefix: str) -> str:
     # A folder input names the folder; its files are numbered in the caller's order.
     name = one.files[0].name if isinstance(one.place.value, str) else one.files[0].parent.name
     return f"{prefix}/{name}"
 
 
-def _fetched(place: Place, folder: Path, settings: Settings) -> Fetched:
+def _fetched(place: Place, folder: Path, settings: Settings, auth_for: AuthFor) -> _Fetched:
     name = f"{graph.stem(place.node_id)}_{graph.stem(place.name)}"
     try:
         if isinstance(place.value, str):
-            return Fetched(place, [_file(place.value, place.medium, folder, name, settings)])
+            return _Fetched(place, [_file(place.value, place.medium, folder, name, settings, auth_for)])
         folder = folder / name
-        return Fetched(
-            place, [_file(value, "image", folder, f"{n:05d}", settings) for n, value in enumerate(place.value)]
+        return _Fetched(
+            place,
+            [_file(value, "image", folder, f"{n:05d}", settings, auth_for) for n, value in enumerate(place.value)],
         )
     except HandlerError as exc:
         exc.location = exc.location or place.location
         raise
 
 
-def _file(value: str, medium: str, folder: Path, name: str, settings: Settings) -> Path:
+def _file(value: str, medium: str, folder: Path, name: str, settings: Settings, auth_for: AuthFor) -> Path:
     """One value as a file with the ending that its content asks for."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = folder / f"{name}.part"
     max_bytes = int(settings.max_input_size_mb * (1 << 20))
-    with raw.open("wb") as file:
+    with raw.open("w+b") as file:
         if _URL.match(value):
-            storage.chosen(value, settings).fetch(value, file, max_bytes=max_bytes, timeout_s=settings.input_timeout_s)
+            store, limit_s = storage.chosen(value, settings), settings.input_timeout_s
+            store.fetch(value, file, auth=auth_for(value), max_bytes=max_bytes, timeout_s=limit_s)
         else:
             file.write(_decoded(value, max_bytes))
     what = shown(value) if _URL.match(value) else "The value"

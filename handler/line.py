@@ -24,6 +24,7 @@ class Line:
         self._inside = inside
         self._changed = threading.Condition()
         self._tickets: list[Ticket] = []
+        self._unwanted: set[str] = set()
 
     def __len__(self) -> int:
         """How many prompts are waiting or inside."""
@@ -37,6 +38,8 @@ class Line:
         """
         ticket = Ticket(prompt_id)
         with self._changed:
+            ticket.cancelled = prompt_id in self._unwanted
+            self._unwanted.discard(prompt_id)
             self._tickets.append(ticket)
         try:
             self._wait(ticket, deadline)
@@ -56,6 +59,11 @@ class Line:
                 raise PromptInterrupted("The prompt was cancelled while it waited for its turn.")
             if ticket not in self._tickets[: self._inside]:
                 raise PromptTimeout("The prompt's time was over before its turn came.")
+
+    def refuse(self, prompt_id: str) -> None:
+        """Cancel a prompt that is still to come; it must come."""
+        with self._changed:
+            self._unwanted.add(prompt_id)
 
     def cancel(self, prompt_id: str) -> Literal["queued", "running"] | None:
         """Mark a prompt as cancelled, and say where it was; None for one that is not here."""

@@ -102,9 +102,10 @@ class Watch:
         return message if good else None
 
     def _take(self, message: Message) -> bool:
-        """Note what a message says about our prompt, and pass it on. True if it says that the queue changed."""
+        """Note what a message says about our prompt or the queue, and pass it on. True if it says that the queue changed."""
         kind, data = message.get("type"), message["data"]
         if kind == "status":
+            self._on_message(message)
             return True
         if data.get("prompt_id") != self._prompt_id:
             return False

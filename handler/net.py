@@ -1,16 +1,19 @@
 """The only module that connects to addresses that a caller chose."""
 
+import contextlib
 import ipaddress
 import socket
+from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from handler.errors import ForbiddenUrl
+from handler.errors import BadRequest, ForbiddenUrl
 
 _MAX_REDIRECTS = 5
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -18,10 +21,11 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def session(*, allow_private: bool) -> requests.Session:
+def session(*, allow_private: bool, trusted: Iterable[str] = ()) -> requests.Session:
     """A session that connects to public addresses only, unless told otherwise; redirects are checked like the rest.
 
-    It takes no proxy and no password from the environment (.netrc would be sent to whoever the caller names).
+    `trusted` are URLs of servers that the operator has configured: they may be anywhere. The session takes no proxy and no
+    password from the environment (.netrc would be sent to whoever the caller names).
     """
     made = requests.Session()
     made.trust_env = False
@@ -30,12 +34,52 @@ def session(*, allow_private: bool) -> requests.Session:
     if not allow_private:
         for scheme in ("http://", "https://"):
             made.mount(scheme, _PublicAdapter())
+        for url in trusted:
+            # With the slash: http://10.0.0.1:80 is the beginning of http://10.0.0.1:8080, too.
+            made.mount("{0.scheme}://{0.netloc}/".format(urlsplit(url)), HTTPAdapter())
     return made
+
+
+def only_public(manager: PoolManager) -> None:
+    """Make a manager of connections refuse addresses that are not public, with ForbiddenUrl, as a session does."""
+    manager.pool_classes_by_scheme = {"http": _PublicPool, "https": _PublicTlsPool}
+
+
+def check(url: str, *, allow_private: bool) -> None:
+    """Raise BadRequest for what is no URL of a server, ForbiddenUrl for one that leads to an address that is not public.
+
+    For an early answer only: the connection itself has to be guarded as well, for a name can lead elsewhere the next time.
+    A name that is not found passes, it may be found later.
+    """
+    try:
+        _, host, port = origin(url)
+    except ValueError as exc:
+        raise BadRequest(f"{shown(url)} is not a valid URL.") from exc
+    if not allow_private:
+        # UnicodeError: a label that is empty or too long
+        with contextlib.suppress(OSError, UnicodeError):
+            _public_addresses(host, port)
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an http or https URL. Raises ValueError when it has none."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise ValueError("the URL names no host")
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def quoted(path: str) -> str:
+    """A path or a name for a URL. What RFC 3986 lets stand in a path stays: most URLs are then those of the reference."""
+    return quote(path, safe="/!$&'()*+,;=:@")
 
 
 def shown(url: str) -> str:
     """A URL without what may be secret: user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as http://[::1
+        return "The URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -55,12 +99,7 @@ def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 def _connected(connection: HTTPConnection) -> socket.socket:
     """A socket to an address that was checked: the name is resolved once, so a second answer of its DNS changes nothing."""
-    found = socket.getaddrinfo(connection.host, connection.port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
-    if not all(map(is_public, addresses)):
-        raise ForbiddenUrl(
-            f"{connection.host} is not a public address; set ALLOW_PRIVATE_URLS=true to allow such inputs."
-        )
+    addresses = _public_addresses(connection.host, connection.port)
     failure: OSError = OSError(f"{connection.host} has no address")
     for address in addresses:
         try:
@@ -68,6 +107,14 @@ def _connected(connection: HTTPConnection) -> socket.socket:
         except OSError as exc:
             failure = exc
     raise failure
+
+
+def _public_addresses(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(entry[4][0]) for entry in found]
+    if not all(map(is_public, addresses)):
+        raise ForbiddenUrl(f"{host} is not a public address; set ALLOW_PRIVATE_URLS=true to allow such URLs.")
+    return addresses
 
 
 # urllib3 has no public hook between resolving a name and connecting to it; `_new_conn` is what its own proxy and SOCKS
@@ -93,4 +140,4 @@ class _PublicTlsPool(HTTPSConnectionPool):
 class _PublicAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _PublicPool, "https": _PublicTlsPool}
+        only_public(self.poolmanager)

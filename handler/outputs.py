@@ -1,11 +1,12 @@
 """Output files: announced by ComfyUI, read, put in order, described."""
 
 import dataclasses
+import io
 import mimetypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from handler import convert
 from handler.comfy import Comfy
@@ -19,11 +20,11 @@ _OWN_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".flac": "audio/flac
 
 @dataclass(frozen=True)
 class Output:
-    """One output with its content: the bytes of a file, or of a text in UTF-8 (then filename is None)."""
+    """One output with its content: a file on this disk, the bytes of one, or a text in UTF-8 (then filename is None)."""
 
     node_id: str
     filename: str | None
-    content: bytes
+    content: bytes | Path
     mime_type: str
 
     @property
@@ -32,6 +33,21 @@ class Output:
             return "text"
         main = self.mime_type.partition("/")[0]
         return main if main in ("image", "video", "audio") else "file"
+
+    @property
+    def size(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def open(self) -> BinaryIO:
+        """The content as a stream: a large file does not pass through memory as a whole. Raises OutputError."""
+        try:
+            return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
+        except OSError as exc:
+            raise OutputError(f"The output {self.filename!r} cannot be read: {exc.strerror}.") from exc
+
+    def read(self) -> bytes:
+        with self.open() as stream:
+            return stream.read()
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def converted(outputs: list[Output], target: ConvertOutput) -> list[Output]:
 
 def described(output: Output, graph: Graph) -> OutputEntry:
     node = graph[output.node_id]
-    picture = convert.identified(output.content) if output.kind == "image" else None
+    picture = convert.identified(output.read()) if output.kind == "image" else None
     return OutputEntry(
         filename=output.filename,
         node_id=output.node_id,
@@ -74,10 +90,10 @@ def described(output: Output, graph: Graph) -> OutputEntry:
         title=title(node) or node["class_type"],
         kind=output.kind,
         mime_type=output.mime_type,
-        size=len(output.content),
+        size=output.size,
         width=picture.width if picture else None,
         height=picture.height if picture else None,
-        text=output.content.decode() if output.filename is None else None,
+        text=output.read().decode() if output.filename is None else None,
     )
 
 
@@ -98,7 +114,7 @@ def _texts(ui: Mapping[str, Any]) -> list[str]:
 
 def _file(one: _Announced, graph: Graph, comfy: Comfy, output_dir: Path, folder: str) -> Output:
     path = output_dir / one.subfolder / one.filename
-    content = _on_disk(path, output_dir) if _is_under(one.subfolder, folder) else None
+    content: Path | bytes | None = path if _is_under(one.subfolder, folder) and _is_inside(path, output_dir) else None
     if content is None:
         content = comfy.view(filename=one.filename, subfolder=one.subfolder, kind=one.type)
     if content is None:
@@ -114,14 +130,9 @@ def _is_under(subfolder: str, folder: str) -> bool:
     return subfolder == folder or subfolder.startswith(f"{folder}/")
 
 
-def _on_disk(path: Path, root: Path) -> bytes | None:
-    """The file, when ComfyUI's output folder is on this disk. Its name is a node's word: it must not lead outside."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        return None
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
+def _is_inside(path: Path, root: Path) -> bool:
+    """Whether the file is there: ComfyUI's output folder is on this disk, and a node's word does not lead out of it."""
+    return path.resolve().is_relative_to(root.resolve()) and path.is_file()
 
 
 def _mime_type(filename: str) -> str:
@@ -132,7 +143,7 @@ def _mime_type(filename: str) -> str:
 def _converted(output: Output, target: ConvertOutput) -> Output:
     assert output.filename is not None  # only texts have none, and they are no pictures
     try:
-        content = convert.converted(output.content, target)
+        content = convert.converted(output.read(), target)
     except OutputError as exc:
         raise OutputError(f"{output.filename}: {exc.message}", location=f"prompt.{output.node_id}") from exc
     name = str(Path(output.filename).with_suffix(convert.extension(target)))

@@ -3,37 +3,43 @@
 import logging
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from handler import delivery, graph, inputs, outputs, workflows
+from handler import credentials, delivery, graph, inputs, outputs, storage, webhooks, workflows
 from handler.comfy import Execution
-from handler.errors import BadRequest, ComfyError, UnknownWorkflow
-from handler.event import Graph, Request, WorkflowRequest, parsed
+from handler.errors import BadRequest, ComfyError, DeliveryError, ServerStopped, UnknownWorkflow
+from handler.event import Graph, Options, Request, WorkflowRequest, parsed
 from handler.messages import Message
+from handler.models import Hold
+from handler.outbox import Promise
 from handler.result import ComfyExecution, Result, Stats
 from handler.service import Service
 
 logger = logging.getLogger(__name__)
+
+STOPPED = ServerStopped("The server stopped before the prompt was finished.")
 
 
 @dataclass(frozen=True)
 class Job:
     """A request with nothing left to check: only ComfyUI can still refuse it.
 
-    `attempt` is fresh for every job: the name of its folders in ComfyUI's input and output folder. Times are in seconds of
-    time.monotonic.
+    `attempt` is fresh for every job: the name of its folders in ComfyUI's input and output folder. `hold` keeps the models
+    that it uses from being removed. Times are in seconds of time.monotonic.
     """
 
     request: Request
     fields: Mapping[str, Any]
     graph: Graph
     attempt: str
+    hold: Hold
+    promise: Promise
     received: float
     prepared: float
     deadline: float
@@ -54,40 +60,66 @@ def prepare(event: Mapping[str, Any], service: Service) -> Job:
     request = parsed(event)
     fields, prompt = _expanded(request, service)
     attempt = secrets.token_hex(8)
-    try:
-        ready = _rewritten(prompt, request, attempt, service)
-    except BaseException:
-        _remove_folders(attempt, service)
-        raise
     seconds = min(request.timeout_s or service.settings.prompt_timeout_s, service.settings.prompt_timeout_s)
-    return Job(request, fields, ready, attempt, received, time.monotonic(), received + seconds)
+    with ExitStack() as undo:
+        undo.callback(_remove_folders, attempt, service)
+        ready, hold = _rewritten(prompt, request, attempt, received + seconds, service)
+        undo.push(hold)
+        promise = service.outbox.promise(webhooks.failed(request, ready, STOPPED))
+        undo.pop_all()
+    return Job(request, fields, ready, attempt, hold, promise, received, time.monotonic(), received + seconds)
+
+
+def accepted(job: Job) -> dict[str, Any]:
+    """The answer to a caller who does not wait for the job."""
+    return {**_echo(job), "id": job.request.id, "prompt": job.graph, "status": "ok", **job.fields}
 
 
 def execute(job: Job, service: Service, on_message: Callable[[Message], None] = lambda _: None) -> Result:
-    """Everything that needs the GPU and the outside world: run, read and convert the outputs, deliver, clean up.
+    """Everything that needs the GPU and the outside world: run, read and convert the outputs, deliver, announce, clean up.
 
-    `on_message` gets ComfyUI's websocket messages about the prompt. Raises HandlerError; whatever happens, the job's files
-    and its entry in ComfyUI's history are gone afterwards.
+    `on_message` gets ComfyUI's websocket messages about the prompt and its queue. Raises HandlerError; whatever happens, the
+    webhooks are on their way, and the job's files and its entry in ComfyUI's history are gone afterwards. Only outputs that
+    could not be delivered stay, and the error names them.
     """
+    keep_outputs = False
+    try:
+        result = _executed(job, service, on_message)
+    except Exception as exc:
+        keep_outputs = isinstance(exc, DeliveryError)
+        job.promise.keep(webhooks.failed(job.request, job.graph, exc))
+        raise
+    else:
+        job.promise.keep(webhooks.succeeded(job.request, result))
+        return result
+    finally:
+        _clean(job, service, keep_outputs=keep_outputs)
+
+
+def _executed(job: Job, service: Service, on_message: Callable[[Message], None]) -> Result:
     began = time.monotonic()
     turn: list[float] = []
-    try:
-        execution = service.comfy.run(
-            job.graph,
-            prompt_id=job.prompt_id,
-            deadline=job.deadline,
-            on_turn=lambda: turn.append(time.monotonic()),
-            on_message=on_message,
-        )
-        finished = time.monotonic()
-        done = _outputs(job, execution, service)
-        converted = time.monotonic()
-        images = delivery.inline(done)
-        logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(done), _ms(job.received, time.monotonic()))
-        marks = (job.received, job.prepared, began, turn[0], finished, converted, time.monotonic())
-        return _result(job, done, images, _stats(execution, marks))
-    finally:
-        _clean(job, service)
+    report = service.events.for_prompt(job.prompt_id, job.request.id, job.attempt)
+
+    def tell(message: Message) -> None:
+        report(message)
+        on_message(message)
+
+    execution = service.comfy.run(
+        job.graph,
+        prompt_id=job.prompt_id,
+        deadline=job.deadline,
+        on_turn=lambda: turn.append(time.monotonic()),
+        on_message=tell,
+    )
+    finished = time.monotonic()
+    done = _outputs(job, execution, service)
+    converted = time.monotonic()
+    images = _delivered(job, done, service)
+    delivered = time.monotonic()
+    marks = (job.received, job.prepared, began, turn[0], finished, converted, delivered)
+    logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(done), _ms(job.received, delivered))
+    return _result(job, done, images, _stats(execution, marks))
 
 
 def _expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Graph]:
@@ -102,40 +134,25 @@ def _expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Gr
     return {"input": fields}, prompt
 
 
-def _rewritten(prompt: Graph, request: Request, attempt: str, service: Service) -> Graph:
-    """The graph with its inputs fetched and its outputs in the job's own folder."""
+def _rewritten(prompt: Graph, request: Request, attempt: str, deadline: float, service: Service) -> tuple[Graph, Hold]:
+    """The graph with its models and inputs fetched and its outputs in the job's own folder; and the hold on the models."""
     classes = service.comfy.classes(prompt)
     if not graph.saves(prompt, classes):
         raise BadRequest(
             "The prompt has nothing to save: it needs an output node other than PreviewImage, such as SaveImage.",
             location="prompt",
         )
-    places = [place for place in graph.media(prompt, classes) if not _is_there(place.value, service)]
-    if places:
-        prompt = _with_inputs(prompt, places, attempt, service)
+    if request.upload is not None:
+        storage.receiver(request.upload, service.settings).check(request.upload, _auth_for(request))
+    auth_for = _auth_for(request)
+    left = deadline - time.monotonic()
+    prompt, hold = service.models.fetched(prompt, graph.models(prompt, classes), auth_for, timeout_s=left)
+    with ExitStack() as undo:
+        undo.push(hold)
+        prompt = inputs.placed(prompt, classes, attempt, auth_for, service.comfy, service.settings)
+        undo.pop_all()
     stem, keep = graph.stem(request.id), service.settings.prepend_filenames
-    return graph.prefixed(prompt, classes, folder=attempt, stem=stem, keep=keep)
-
-
-def _is_there(value: str | list[str], service: Service) -> bool:
-    return isinstance(value, str) and inputs.is_name(value) and service.comfy.has_input(value)
-
-
-def _with_inputs(prompt: Graph, places: list[graph.Place], attempt: str, service: Service) -> Graph:
-    """Fetch inputs into ComfyUI's input folder; over HTTP when that folder is not on this disk."""
-    settings, comfy = service.settings, service.comfy
-    if settings.input_dir.is_dir():
-        folder = settings.input_dir / attempt
-        done = inputs.fetched(places, folder, settings)
-        if comfy.has_input(f"{attempt}/{done[0].files[0].relative_to(folder).as_posix()}"):
-            return inputs.rewritten(prompt, done, attempt)
-        inputs.uploaded(done, folder, attempt, comfy)
-        _remove(folder)
-        return inputs.rewritten(prompt, done, attempt)
-    with tempfile.TemporaryDirectory() as name:
-        done = inputs.fetched(places, Path(name), settings)
-        inputs.uploaded(done, Path(name), attempt, comfy)
-    return inputs.rewritten(prompt, done, attempt)
+    return graph.prefixed(prompt, classes, folder=attempt, stem=stem, keep=keep), hold
 
 
 def _outputs(job: Job, execution: Execution, service: Service) -> list[outputs.Output]:
@@ -150,11 +167,31 @@ def _outputs(job: Job, execution: Execution, service: Service) -> list[outputs.O
     return outputs.converted(found, target) if target else found
 
 
+def _delivered(job: Job, done: list[outputs.Output], service: Service) -> list[str]:
+    upload = job.request.upload
+    if upload is None:
+        return delivery.inline(done)
+    files = [output for output in done if output.filename is not None]
+    try:
+        urls = delivery.uploaded(files, upload, service.settings, _auth_for(job.request))
+    except DeliveryError as exc:
+        names = ", ".join(str(file.filename) for file in files)
+        raise DeliveryError(
+            f"{exc.message} The outputs are kept in the output folder, in {job.attempt}: {names}."
+        ) from exc
+    for url, file in zip(urls, files, strict=True):
+        service.events.emit("file_uploaded", {"id": job.request.id, "url": url, "size": file.size})
+    return urls
+
+
+def _auth_for(request: Options) -> storage.AuthFor:
+    return lambda url: credentials.chosen(request.credentials, url)
+
+
 def _result(job: Job, done: list[outputs.Output], images: list[str], stats: Stats) -> Result:
-    echo = {k: v for k, v in job.request.echo().items() if k not in ("prompt", "input", "workflow")}
     return Result.model_validate(
         {
-            **echo,
+            **_echo(job),
             "prompt": job.graph,
             "id": job.request.id,
             "images": images,
@@ -164,6 +201,10 @@ def _result(job: Job, done: list[outputs.Output], images: list[str], stats: Stat
             **job.fields,
         }
     )
+
+
+def _echo(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in job.request.echo().items() if name not in ("prompt", "input", "workflow")}
 
 
 def _stats(execution: Execution, marks: tuple[float, ...]) -> Stats:
@@ -185,13 +226,16 @@ def _ms(start: float, end: float) -> float:
     return round((end - start) * 1000, 1)
 
 
-def _clean(job: Job, service: Service) -> None:
-    """Remove a finished job's files and its entry in ComfyUI's history."""
-    _remove_folders(job.attempt, service)
+def _clean(job: Job, service: Service, *, keep_outputs: bool) -> None:
+    """Remove a finished job's files and its entry in ComfyUI's history, and let go of its models."""
+    job.hold.close()
+    _remove(service.settings.input_dir / job.attempt)
+    if not keep_outputs:
+        _remove(service.settings.output_dir / job.attempt)
     try:
         service.comfy.forget(job.prompt_id)
     except ComfyError as exc:
-        logger.warning("job %s: its history entry stays: %s", job.request.id, exc)
+        logger.warning("job %r: its history entry stays: %s", job.request.id, exc)
 
 
 def _remove_folders(attempt: str, service: Service) -> None:

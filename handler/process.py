@@ -19,27 +19,42 @@ comfyui_log = logging.getLogger("comfyui")
 
 _STOP_GRACE_S = 5.0
 _POLL_INTERVAL_S = 0.05
+_RESTART_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_STABLE_S = 60.0
 
 
 class ComfyProcess:
     """ComfyUI as a child with a process group of its own, so that its own children end with it.
 
-    `on_exit` is called with the exit code when it ends without having been told to. It is the place of a restart.
+    When it ends without having been told to, it is started anew with ALWAYS_RESTART_COMFYUI, whatever its exit code, and
+    `on_restart` is called; otherwise `on_exit` is called with the exit code.
     """
 
-    def __init__(self, settings: Settings, on_exit: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_exit: Callable[[int], None] = lambda _: None,
+        on_restart: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
         self._on_exit = on_exit
+        self._on_restart = on_restart
         self._child: subprocess.Popen[str] | None = None
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
 
     def start(self) -> None:
         """Launch CMD. Raises ComfyError for a command that cannot be launched."""
+        self._child = self._launched()
+        self._watcher = threading.Thread(target=self._watch, name="comfyui", daemon=True)
+        self._watcher.start()
+
+    def _launched(self) -> "subprocess.Popen[str]":
         command = _command(self._settings)
         logger.info("starting ComfyUI: %s", shlex.join(command))
         try:
-            self._child = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -50,14 +65,12 @@ class ComfyProcess:
             )
         except OSError as exc:
             raise ComfyError(f"CMD cannot be launched: {command[0]}: {exc.strerror}.") from exc
-        self._watcher = threading.Thread(target=self._watch, args=(self._child,), name="comfyui", daemon=True)
-        self._watcher.start()
 
     def wait(self, comfy: Comfy) -> None:
         """Return once ComfyUI answers. Raises ComfyCrashed when it exits first, ComfyUnreachable when it takes too long."""
         end = time.monotonic() + self._settings.startup_timeout_s
         while not comfy.alive():
-            if self._child is not None and self._child.poll() is not None:
+            if self._child is not None and self._child.poll() is not None and not self._settings.always_restart_comfyui:
                 raise ComfyCrashed(f"ComfyUI exited with code {self._child.returncode} while it started.")
             if self._stopping.wait(_POLL_INTERVAL_S) or time.monotonic() > end:
                 raise ComfyUnreachable(
@@ -81,21 +94,58 @@ class ComfyProcess:
             child.wait(_STOP_GRACE_S)
         except subprocess.TimeoutExpired:
             logger.warning("ComfyUI did not end within %g s and is killed", _STOP_GRACE_S)
-        _signal(child, signal.SIGKILL)  # also what it left behind in its group
-        child.wait()
+            _signal(child, signal.SIGKILL)
+            child.wait()
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join(_STOP_GRACE_S)
 
-    def _watch(self, child: subprocess.Popen[str]) -> None:
-        """Forward the child's log line by line, and report its end."""
-        assert child.stdout is not None
-        with child.stdout as lines:
-            for line in lines:
-                comfyui_log.info("%s", line.rstrip())
-        code = child.wait()
-        if not self._stopping.is_set():
+    def _watch(self) -> None:
+        """Follow one child after the other to its end."""
+        pause = _RESTART_PAUSE_S
+        while (child := self._child) is not None:
+            began = time.monotonic()
+            log = threading.Thread(target=_forward, args=(child,), name="comfyui-log", daemon=True)
+            log.start()
+            code = child.wait()
+            _signal(child, signal.SIGKILL)  # what is left of its group would hold the port and the log
+            log.join(_STOP_GRACE_S)
+            if self._stopping.is_set():
+                return
             logger.error("ComfyUI exited with code %d", code)
-            self._on_exit(code)
+            if not self._settings.always_restart_comfyui:
+                self._on_exit(code)
+                return
+            # One that lived for a while has earned a quick restart; one that dies at once is given more and more time.
+            pause = _RESTART_PAUSE_S if time.monotonic() - began > _STABLE_S else min(pause * 2, _LONGEST_PAUSE_S)
+            if self._stopping.wait(pause):
+                return
+            self._restart()
+
+    def _restart(self) -> None:
+        try:
+            self._child = self._launched()
+        except ComfyError:
+            logger.exception("ComfyUI cannot be started anew")
+            self._on_exit(1)
+            self._child = None
+            return
+        if self._stopping.is_set():  # stop() has ended the one before
+            _signal(self._child, signal.SIGKILL)
+            return
+        threading.Thread(target=self._on_restart, name="restart", daemon=True).start()
+
+    def kill(self) -> None:
+        """End a child that does not do its work; it is started anew like one that ended by itself."""
+        if self._child is not None:
+            _signal(self._child, signal.SIGKILL)
+
+
+def _forward(child: "subprocess.Popen[str]") -> None:
+    """Pass a child's log on line by line."""
+    assert child.stdout is not None
+    with child.stdout as lines:
+        for line in lines:
+            comfyui_log.info("%s", line.rstrip())
 
 
 def _command(settings: Settings) -> list[str]:

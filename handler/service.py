@@ -1,42 +1,67 @@
 """What a host sets up once: the settings, one Comfy, the workflows."""
 
+import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from handler import workflows
+from handler import storage, workflows
 from handler.comfy import Comfy
+from handler.errors import HandlerError
 from handler.event import Graph
+from handler.models import Models
+from handler.net import shown
+from handler.outbox import Outbox
 from handler.settings import BadSettings, Settings
+from handler.system_events import SystemEvents
 from handler.workflows import Workflow
 
 logger = logging.getLogger(__name__)
 
 _GRAPH = TypeAdapter(Graph)
+_MAX_GRAPH = 16 << 20
 
 
 @dataclass(frozen=True)
 class Service:
-    """Everything that jobs share, and none of it changes with a job. Making one connects to nothing."""
+    """Everything that jobs share, and none of it changes with a job.
+
+    Making one connects to nothing but WARMUP_PROMPT_URL; `start` sends what the outbox still holds.
+    """
 
     settings: Settings
     comfy: Comfy
     workflows: Mapping[str, Workflow]
     warmup_prompt: Graph | None
+    outbox: Outbox
+    events: SystemEvents
+    models: Models
 
     @classmethod
     def of(cls, settings: Settings) -> "Service":
         """Raises BadSettings or BadWorkflow, each with one line that names what is wrong."""
+        comfy = Comfy(settings.comfy_url, inflight=settings.comfyui_inflight)
+        events = SystemEvents(settings)
         return cls(
             settings=settings,
-            comfy=Comfy(settings.comfy_url, inflight=settings.comfyui_inflight),
+            comfy=comfy,
             workflows=workflows.loaded(settings.workflow_dir),
-            warmup_prompt=_graph(settings.warmup_prompt_file) if settings.warmup_prompt_file else None,
+            warmup_prompt=_warmup_prompt(settings),
+            outbox=Outbox(settings),
+            events=events,
+            models=Models(settings, comfy.model_folders, events.emit),
         )
+
+    def start(self) -> None:
+        self.outbox.start()
+        self.events.start()
+
+    def stop(self) -> None:
+        self.events.stop()
+        self.outbox.stop()
 
     @property
     def warmup_checkpoint(self) -> str | None:
@@ -47,9 +72,30 @@ class Service:
         return None
 
 
-def _graph(file: Path) -> Graph:
+def _warmup_prompt(settings: Settings) -> Graph | None:
+    if settings.warmup_prompt_file:
+        name = f"WARMUP_PROMPT_FILE={str(settings.warmup_prompt_file)!r}"
+        try:
+            return _graph(settings.warmup_prompt_file.read_bytes(), name)
+        except OSError as exc:
+            raise BadSettings(f"{name}: {exc.strerror}") from exc
+    if settings.warmup_prompt_url:
+        name = f"WARMUP_PROMPT_URL={shown(settings.warmup_prompt_url)!r}"
+        # The operator's own URL: it may be a private one.
+        trusted = settings.model_copy(update={"allow_private_urls": True})
+        file = io.BytesIO()
+        try:
+            storage.chosen(settings.warmup_prompt_url, trusted).fetch(
+                settings.warmup_prompt_url, file, auth=None, max_bytes=_MAX_GRAPH, timeout_s=settings.input_timeout_s
+            )
+        except HandlerError as exc:
+            raise BadSettings(f"{name}: {exc.message}") from exc
+        return _graph(file.getvalue(), name)
+    return None
+
+
+def _graph(text: bytes, name: str) -> Graph:
     try:
-        return _GRAPH.validate_python(orjson.loads(file.read_bytes()))
-    except (OSError, orjson.JSONDecodeError, ValidationError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not a graph in ComfyUI's API format"
-        raise BadSettings(f"WARMUP_PROMPT_FILE={str(file)!r}: {reason}") from exc
+        return _GRAPH.validate_python(orjson.loads(text))
+    except (orjson.JSONDecodeError, ValidationError) as exc:
+        raise BadSettings(f"{name}: it is not a graph in ComfyUI's API format") from exc

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,15 @@ class Settings(BaseModel):
     comfy_home: Path = Field(Path("/opt/ComfyUI"), description="ComfyUI's home. The stand-in: a temporary folder.")
     input_dir: Path = Field(Path("/opt/ComfyUI/input"), description="ComfyUI's input folder.")
     output_dir: Path = Field(Path("/opt/ComfyUI/output"), description="ComfyUI's output folder.")
+    model_dir: Path = Field(Path("/opt/ComfyUI/models"), description="ComfyUI's folder of model folders.")
     startup_check_interval_s: float = Field(1, gt=0, description="Seconds between two looks at a starting ComfyUI.")
     startup_check_max_tries: int = Field(10, ge=1, description="How many such looks before the start is given up.")
+    always_restart_comfyui: bool = Field(
+        False, description="Start ComfyUI anew when it exits. Otherwise the server exits with it."
+    )
+    warmup_prompt_url: str | None = Field(
+        None, pattern=r"^https?://", description="URL of such a graph; WARMUP_PROMPT_FILE wins."
+    )
     warmup_prompt_file: Path | None = Field(None, description="A graph in API format that is run once at the start.")
     workflow_dir: Path = Field(_REPOSITORY / "workflows", description="Folder of the workflow files.")
     prepend_filenames: bool = Field(
@@ -62,8 +69,54 @@ class Settings(BaseModel):
     prompt_timeout_s: float = Field(3600, gt=0, description="Seconds that a job may take, waiting included.")
     shutdown_grace_s: float = Field(30, ge=0, description="Seconds that running requests get at a shutdown.")
     allow_private_urls: bool = Field(
-        False, description="Allow input URLs that lead to loopback, private and link-local addresses."
+        False, description="Allow callers' URLs that lead to loopback, private and link-local addresses."
     )
+    http_auth_header_name: str | None = Field(None, description="Header that is sent to HTTP_AUTH_HOSTS.")
+    http_auth_header_value: SecretStr | None = Field(None, description="Value of that header.")
+    http_auth_hosts: str = Field("", description="Hosts, comma separated, that get the header; no other host does.")
+    aws_access_key_id: str | None = Field(
+        None, description="Access key of the S3 store. Default: botocore's own search."
+    )
+    aws_secret_access_key: SecretStr | None = Field(None, description="Secret key of the S3 store.")
+    aws_session_token: SecretStr | None = Field(None, description="Session token of temporary keys.")
+    aws_region: str | None = Field(None, description="Region of the S3 store.")
+    aws_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store.")
+    s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="Whether the bucket's name is in the path or in the host name."
+    )
+    azure_storage_connection_string: SecretStr | None = Field(
+        None, description="Connection string of the Azure storage account."
+    )
+    azure_storage_account: str | None = Field(None, description="Name of the Azure storage account.")
+    azure_storage_key: SecretStr | None = Field(None, description="Key of the Azure storage account.")
+    azure_storage_sas_token: SecretStr | None = Field(None, description="SAS token for the Azure storage account.")
+    hf_token: SecretStr | None = Field(None, description="Token for the Hugging Face hub.")
+    hf_endpoint: str = Field("https://huggingface.co", description="Address of the Hugging Face hub.")
+    salad_metadata_url: str = Field(
+        "http://169.254.169.254", pattern=r"^https?://", description="Salad's metadata service, used on Salad only."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Key that signs webhooks, base64 with or without whsec_. Unset: they are not signed."
+    )
+    prompt_webhook_retries: int = Field(3, ge=0, description="How often a webhook is tried in a row.")
+    system_webhook_url: str | None = Field(
+        None, pattern=r"^https?://[^/]", description="URL that gets ComfyUI's messages and the storage events."
+    )
+    system_webhook_events: str = Field("", description="Which of them, comma separated, or all. Unset: none.")
+    system_meta: dict[str, str] = Field(
+        {}, description="Metadata of these events: SYSTEM_META_<name> is <name>. Salad's own variables are added."
+    )
+    cache_dir: Path = Field(
+        Path.home() / ".cache" / "comfyui-handler", description="Folder for downloaded models and undelivered webhooks."
+    )
+
+    lru_cache_size_gb: float = Field(
+        0, ge=0, description="GB of downloaded models above which the least recently used are removed. 0: never."
+    )
+    manifest: Path | None = Field(
+        None, description="YAML or JSON file of packages, custom nodes and models to install."
+    )
+    manifest_json: str | None = Field(None, description="Such a manifest as JSON text; it wins over MANIFEST.")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -72,8 +125,11 @@ class Settings(BaseModel):
         Raises BadSettings. Logs a variable that is unknown but close to a known name.
         """
         environ = os.environ if environ is None else environ
-        names = {field.upper(): field for field in cls.model_fields}
-        given = {names[name]: value for name, value in environ.items() if name in names and (value or name == "CMD")}
+        names = {field.upper(): field for field in cls.model_fields if field != "system_meta"}
+        given: dict[str, Any] = {
+            names[name]: value for name, value in environ.items() if name in names and (value or name == "CMD")
+        }
+        given["system_meta"] = _metadata(environ)
         for name in environ:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.88) if name not in names else []
             if near:
@@ -87,13 +143,13 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _folders(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """INPUT_DIR and OUTPUT_DIR follow COMFY_HOME; the stand-in has a temporary home of its own."""
+        """INPUT_DIR, OUTPUT_DIR and MODEL_DIR follow COMFY_HOME; the stand-in has a temporary home of its own."""
         given = dict(given)
         if given.get("cmd") is None and not given.get("comfyui_url") and "comfy_home" not in given:
             port = given.get("comfyui_port_host", cls.model_fields["comfyui_port_host"].default)
             given["comfy_home"] = Path(tempfile.gettempdir()) / f"comfyui-stand-in-{port}"
         home = Path(given.get("comfy_home", cls.model_fields["comfy_home"].default))
-        return {"input_dir": home / "input", "output_dir": home / "output", **given}
+        return {"input_dir": home / "input", "output_dir": home / "output", "model_dir": home / "models", **given}
 
     @property
     def comfy_url(self) -> str:
@@ -109,9 +165,24 @@ class Settings(BaseModel):
         return not self.comfyui_url and self.cmd != ""
 
     @property
+    def on_salad(self) -> bool:
+        return "salad_machine_id" in self.system_meta
+
+    @property
     def uses_stand_in(self) -> bool:
         return self.starts_comfyui and self.cmd is None
 
     @property
     def startup_timeout_s(self) -> float:
         return self.startup_check_interval_s * self.startup_check_max_tries
+
+
+_SALAD = ("ORGANIZATION", "PROJECT", "CONTAINER_GROUP")
+
+
+def _metadata(environ: Mapping[str, str]) -> dict[str, str]:
+    """Names of SYSTEM_META_* are kept as they are, those of Salad are written small."""
+    given = {name.removeprefix("SYSTEM_META_"): environ[name] for name in environ if name.startswith("SYSTEM_META_")}
+    salad = [f"SALAD_{what}_{part}" for what in _SALAD for part in ("NAME", "ID")]
+    salad += ["SALAD_INSTANCE_ID", "SALAD_MACHINE_ID"]
+    return given | {name.lower(): environ[name] for name in salad if environ.get(name)}

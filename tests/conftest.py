@@ -43,8 +43,9 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfyui]:
 
 
 @pytest.fixture(scope="session")
-def settings(comfyui: Comfyui) -> Settings:
+def settings(comfyui: Comfyui, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
+    environ["CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     return Settings.from_environ({**environ, "MAX_INPUT_SIZE_MB": "2", "INPUT_TIMEOUT_S": "5", "MAX_BODY_SIZE_MB": "8"})
 
 

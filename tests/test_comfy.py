@@ -136,9 +136,13 @@ class _Running:
         self._thread.join(20)
         return self._errors[0]
 
+    def _tell(self, message: Any) -> None:
+        if message["type"] == "executing":
+            self.began.set()
+
     def _run(self, service: Service, job: Job) -> None:
         try:
-            execute(job, service, on_message=lambda _: self.began.set())
+            execute(job, service, on_message=self._tell)
         except HandlerError as exc:
             self._errors.append(exc)
 

@@ -13,6 +13,7 @@ import pytest
 import requests
 import yaml
 
+from emulator import deepinfra
 from emulator.app import create_app
 from emulator.listener import listening
 from handler import Settings, __version__
@@ -240,7 +241,7 @@ def test_swagger_ui_comes_from_this_server(api: Api) -> None:
 def test_the_openapi_document_knows_every_route(api: Api) -> None:
     document = api("GET", "/docs/json").json()
     assert document["openapi"].startswith("3.1")
-    expected = {"/health", "/ready", "/models", "/prompt"} | {
+    expected = {"/health", "/ready", "/models", "/prompt", "/interrupt", "/download", deepinfra.ROUTE} | {
         f"/workflow/{route}" for route in ("flux/txt2img", "flux/img2img", "text2img", "sd1.5/txt2img", "sd1.5/img2img")
     }
     assert set(document["paths"]) == expected

@@ -138,7 +138,7 @@ def test_prompt_texts_are_never_touched(service: Service, clean: Comfyui, files:
         ("!!!", "INPUT_UNAVAILABLE", "no URL, file name or base64"),
         ("data:image/png;base64,!!!", "INPUT_UNAVAILABLE", "not valid base64"),
         ("data:image/png;base64", "INPUT_UNAVAILABLE", "no comma"),
-        ("ftp://host/file.png", "INPUT_UNAVAILABLE", "only http and https"),
+        ("ftp://host/file.png", "INPUT_UNAVAILABLE", "only http, https"),
         ("http://", "INPUT_UNAVAILABLE", "not a valid URL"),
         ("http://127.0.0.1:1/x.png", "INPUT_UNAVAILABLE", "no connection"),
         ("http://no-such-host.invalid/x.png", "INPUT_UNAVAILABLE", "no connection"),

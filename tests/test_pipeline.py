@@ -242,7 +242,14 @@ def test_a_prompt_text_of_a_megabyte_works(service: Service, clean: Comfyui) -> 
             "convert_output.options.preset",
             "'photo'",
         ),
-        ({"prompt": graphs.empty(), "webhook": "http://x"}, None, "`webhook` is not supported"),
+        ({"prompt": graphs.empty(), "webhook": "nope"}, "webhook", "http or https URL"),
+        ({"prompt": graphs.empty(), "webhook_v2": None}, "webhook_v2", "leave it out"),
+        ({"prompt": graphs.empty(), "credentials": {}}, "credentials", "valid list"),
+        (
+            {"prompt": graphs.empty(), "credentials": [{"url_pattern": "*", "auth": {"type": "wat"}}]},
+            "credentials.0.auth",
+            "'bearer'",
+        ),
     ],
 )
 def test_a_bad_request_says_what_is_wrong_and_where(

@@ -32,6 +32,7 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
     """What a process of ours needs: the stand-in on a port and in a folder of its own."""
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "VIRTUAL_ENV", "LANG")}
     own = {"COMFYUI_PORT_HOST": str(free_port()), "COMFY_HOME": str(home), "PORT": "0", "PYTHONUNBUFFERED": "1"}
+    own["CACHE_DIR"] = str(home / "cache")
     return {**inherited, **own, **changes}
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from handler.settings import BadSettings, Settings
+from tests import settings_table
 
 
 def test_the_defaults_are_the_reference_s() -> None:
@@ -69,3 +70,8 @@ def test_an_unknown_variable_close_to_a_known_one_is_reported(caplog: pytest.Log
     assert [record.getMessage() for record in caplog.records] == [
         "MAX_BODY_SIZE is not a setting; did you mean MAX_BODY_SIZE_MB?"
     ]
+
+
+def test_the_documentation_lists_every_variable_as_it_is() -> None:
+    """`python -m tests.settings_table` writes the page anew."""
+    assert settings_table.FILE.read_text() == settings_table.text()

@@ -1,30 +1,63 @@
-"""Where files come from: one module per backend, all of one shape, chosen by URL."""
+"""Where files come from and go to: one module per backend, all of one shape, chosen by URL or by the kind of upload."""
 
 from typing import BinaryIO, Protocol
 
+from handler.credentials import Auth
 from handler.errors import InputUnavailable
+from handler.event import Upload
 from handler.net import shown
 from handler.settings import Settings
+from handler.storage.auth import AuthFor as AuthFor
+from handler.storage.azure import AzureStorage
+from handler.storage.hf import HfStorage
 from handler.storage.http import HttpStorage
+from handler.storage.s3 import S3Storage
 
 
 class Storage(Protocol):
-    """A kind of store, told by its URLs."""
+    """A kind of store, told by its URLs and by its kind of upload. Safe to use from many threads."""
 
     def matches(self, url: str) -> bool:
         """Whether the URL is one of this store's."""
 
-    def fetch(self, url: str, file: BinaryIO, *, max_bytes: int, timeout_s: float) -> None:
-        """Write what the URL holds to the file.
+    def fetch(
+        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+    ) -> None:
+        """Write what the URL holds to the file, which is open for reading and writing.
 
-        Raises InputUnavailable, ForbiddenUrl, or TooLarge as soon as there are more than max_bytes.
+        Goes on behind what the file holds already when the store can do that, otherwise empties it first. `timeout_s` bounds
+        the whole transfer; that nothing comes for a minute ends it in any case. Raises InputUnavailable, ForbiddenUrl, or
+        TooLarge as soon as there are more than `max_bytes`; BadRequest when the store is not installed or not configured.
+        After any of them the file holds what had arrived.
         """
+
+    def takes(self, upload: Upload) -> bool:
+        """Whether this store is the one that the upload names."""
+
+    def check(self, upload: Upload, auth_for: AuthFor) -> None:
+        """Raise BadRequest, naming the extra or the variable that is missing, when the upload cannot even be tried.
+
+        Nothing is sent: what only the store itself can tell, such as a bucket that does not exist, comes from `store`.
+        """
+
+    def store(
+        self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
+    ) -> str:
+        """Upload one file as a stream; gives the URL that the caller gets. Raises DeliveryError."""
 
 
 def chosen(url: str, settings: Settings) -> Storage:
     """The store of a URL. Raises InputUnavailable for one that no store knows."""
-    stores: tuple[Storage, ...] = (HttpStorage(settings),)
-    for store in stores:
+    for store in _stores(settings):
         if store.matches(url):
             return store
-    raise InputUnavailable(f"{shown(url)}: only http and https URLs can be fetched.")
+    raise InputUnavailable(f"{shown(url)}: only http, https, s3 and hf URLs can be fetched.")
+
+
+def receiver(upload: Upload, settings: Settings) -> Storage:
+    """The store of an upload."""
+    return next(store for store in _stores(settings) if store.takes(upload))
+
+
+def _stores(settings: Settings) -> tuple[Storage, ...]:
+    return (S3Storage(settings), AzureStorage(settings), HfStorage(settings), HttpStorage(settings))

@@ -1,71 +1,97 @@
-"""Files behind http and https URLs."""
+"""Files behind http and https URLs, and uploads by PUT."""
 
-import time
 from typing import BinaryIO
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
-import urllib3
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from handler import net
-from handler.errors import InputUnavailable, TooLarge
+from handler.credentials import Auth
+from handler.errors import DeliveryError
+from handler.event import HttpUpload, Upload
 from handler.settings import Settings
-
-_CONNECT_TIMEOUT_S = 10
-_CHUNK = 1 << 16
+from handler.storage.auth import AuthFor, addressed, bare
+from handler.storage.download import downloaded
+from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, reason
 
 
 class HttpStorage:
     def __init__(self, settings: Settings) -> None:
-        self._allow_private = settings.allow_private_urls
+        self._settings = settings
 
     def matches(self, url: str) -> bool:
         return url.lower().startswith(("http://", "https://"))
 
-    def fetch(self, url: str, file: BinaryIO, *, max_bytes: int, timeout_s: float) -> None:
-        end = time.monotonic() + timeout_s
-        try:
-            with (
-                net.session(allow_private=self._allow_private) as session,
-                session.get(url, stream=True, timeout=(min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s)) as response,
-            ):
-                self._check(response, url, max_bytes)
-                self._copy(response, file, url, max_bytes, end)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
-            raise InputUnavailable(f"{net.shown(url)} cannot be fetched: {_reason(exc)}.") from exc
+    def fetch(
+        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+    ) -> None:
+        limits = Limits.of(net.shown(url), max_bytes, timeout_s)
+        downloaded(url, file, auth=auth, limits=limits, settings=self._settings)
 
-    def _check(self, response: requests.Response, url: str, max_bytes: int) -> None:
-        if response.status_code != requests.codes.ok:
-            raise InputUnavailable(f"{net.shown(url)} answered {response.status_code} {response.reason}.")
-        if int(response.headers.get("Content-Length") or 0) > max_bytes:
-            raise _too_large(url, max_bytes)
+    def takes(self, upload: Upload) -> bool:
+        return isinstance(upload, HttpUpload)
 
-    def _copy(self, response: requests.Response, file: BinaryIO, url: str, max_bytes: int, end: float) -> None:
-        left = max_bytes
-        # read1 returns what has arrived: a sender of one byte per second meets the deadline all the same.
-        while chunk := response.raw.read1(_CHUNK):
-            left -= len(chunk)
-            if left < 0:
-                raise _too_large(url, max_bytes)
-            if time.monotonic() > end:
-                raise TimeoutError
-            file.write(chunk)
+    def check(self, upload: Upload, auth_for: AuthFor) -> None:  # noqa: ARG002 (any or no credentials will do)
+        """Refuses what is no URL, and addresses that are not public."""
+        assert isinstance(upload, HttpUpload)
+        net.check(upload.url_prefix, allow_private=self._settings.allow_private_urls)
 
-
-def _too_large(url: str, max_bytes: int) -> TooLarge:
-    return TooLarge(f"{net.shown(url)} is larger than {max_bytes / (1 << 20):g} MB (MAX_INPUT_SIZE_MB).")
+    def store(
+        self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
+    ) -> str:
+        assert isinstance(upload, HttpUpload)
+        url, own = bare(_target(upload.url_prefix, filename))
+        where, headers = addressed(url, auth_for(url) or own, self._settings)
+        put = _Put(where, {"Content-Type": mime_type, **headers}, content, size)
+        with net.session(allow_private=self._settings.allow_private_urls) as session:
+            try:
+                status = put.done(session)
+            except FAILURES as exc:
+                raise DeliveryError(f"{net.shown(url)} did not take the upload: {reason(exc)}.") from exc
+        if not 200 <= status < 300:
+            # A redirect is none: a PUT that is sent on would show the file to a server that nobody named.
+            raise DeliveryError(f"{net.shown(url)} answered {status} to the upload.")
+        return net.shown(url)
 
 
-def _reason(exc: Exception) -> str:
-    """Why a fetch failed, for the caller: the texts of these exceptions hold addresses and whole URLs."""
-    kinds: tuple[tuple[type[Exception], str], ...] = (
-        (TimeoutError, "it took too long"),
-        (requests.Timeout, "it took too long"),
-        (urllib3.exceptions.TimeoutError, "it took too long"),
-        (requests.TooManyRedirects, "too many redirects"),
-        (requests.exceptions.SSLError, "its certificate is not valid"),
-        (requests.exceptions.InvalidURL, "it is not a valid URL"),
-        (requests.exceptions.InvalidSchema, "it redirects to something else than http"),
-        (urllib3.exceptions.IncompleteRead, "the connection broke off"),
-        (requests.ConnectionError, "no connection"),
-    )
-    return next((reason for kind, reason in kinds if isinstance(exc, kind)), "the transfer failed")
+class _Put:
+    """One file on its way; `done` can be tried again, since a PUT puts the same there every time."""
+
+    def __init__(self, url: str, headers: dict[str, str], content: BinaryIO, size: int) -> None:
+        self._url, self._headers, self._content, self._size = url, headers, content, size
+
+    def done(self, session: requests.Session) -> int:
+        """The status of the last answer."""
+        retrying = Retrying(
+            stop=stop_after_attempt(4),
+            wait=wait_random_exponential(multiplier=0.1, max=4),
+            retry=retry_if_result(lambda status: status == requests.codes.too_many_requests or status >= 500)
+            | retry_if_exception_type((requests.ConnectionError, requests.Timeout)),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        status: int = retrying(self._sent, session)
+        return status
+
+    def _sent(self, session: requests.Session) -> int:
+        self._content.seek(0)
+        # An empty file object would be sent in chunks, without a Content-Length.
+        body = self._content if self._size else b""
+        timeouts = (CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S)
+        with session.put(
+            self._url, data=body, headers=self._headers, timeout=timeouts, allow_redirects=False, stream=True
+        ) as response:
+            return response.status_code
+
+
+def _target(prefix: str, filename: str) -> str:
+    """The URL of a file under a prefix; the prefix's own query, such as a signature, stays at the end."""
+    parts = urlsplit(prefix)
+    path = f"{parts.path.rstrip('/')}/{net.quoted(filename)}"
+    return urlunsplit(parts._replace(path=path, fragment=""))

@@ -1,0 +1,126 @@
+"""POST /download."""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.requests import Request
+from starlette.responses import Response
+
+from emulator.bodies import json_body, parsed_json
+from emulator.door import Door
+from handler import HandlerError, storage
+from handler.credentials import Auth
+from handler.event import validated
+from handler.models import Models
+from handler.net import shown
+
+logger = logging.getLogger(__name__)
+
+# Those that nobody waits for leave some of the line to those that somebody does; the rest waits its turn.
+_AWAITED = 8
+_UNSEEN = 4
+
+
+class DownloadRequest(BaseModel):
+    """The body of POST /download. Unknown fields are ignored, as the reference does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]", description="Where the model is: http, https, s3, ...")
+    model_type: str = Field(min_length=1, description="Model folder that it goes into, such as checkpoints or loras.")
+    filename: str = Field("", description="Its name there; only the last part of a path counts. Default: the URL's.")
+    wait: bool = Field(False, description="Answer when it is there, instead of at once.")
+    auth: Auth | None = Field(None, description="Credentials for the URL. They are not kept.")
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9A-Fa-f]{64}$", description="What it must be, in hexadecimal digits."
+    )
+
+    @field_validator("filename", mode="after")
+    @classmethod
+    def _given(cls, value: str) -> str:
+        if not value:
+            raise ValueError("it is empty; leave it out to get the URL's")
+        return value
+
+
+class Downloads:
+    """The endpoint, and what it has under way: so many at once, on threads that do not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._awaited = anyio.CapacityLimiter(_AWAITED)
+        self._unseen = anyio.CapacityLimiter(_UNSEEN)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def download(self, request: Request) -> Response:
+        """Fetch a model into a model folder."""
+        door: Door = request.app.state.door
+        body = parsed_json(await json_body(request, door.service.settings.max_body_size_mb))
+        wanted = validated(DownloadRequest, body)
+        answer = await door.ask(lambda: _checked(wanted, door))
+        if wanted.wait:
+            return _json(200, answer | await _done(lambda: _downloaded(wanted, door.service.models), self._awaited))
+        task = asyncio.create_task(self._finish_unseen(wanted, door.service.models))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return _json(202, {**answer, "status": "started"})
+
+    async def _finish_unseen(self, wanted: DownloadRequest, models: Models) -> None:
+        try:
+            await _done(lambda: _downloaded(wanted, models), self._unseen)
+        except HandlerError as exc:
+            models.failed(wanted.url, f"{wanted.model_type}/{_name(wanted, models)}", exc)
+        except Exception:
+            logger.exception("%s could not be downloaded: a bug", shown(wanted.url))
+
+
+def _checked(wanted: DownloadRequest, door: Door) -> dict[str, Any]:
+    """What the answer says in any case. Raises what can be known to be the caller's fault before the transfer."""
+    storage.chosen(wanted.url, door.service.settings)
+    door.service.models.folder(wanted.model_type)
+    name = _name(wanted, door.service.models)
+    return {"url": shown(wanted.url), "model_type": wanted.model_type, "filename": name}
+
+
+def _name(wanted: DownloadRequest, models: Models) -> str:
+    return models.name(wanted.url, wanted.filename or None)
+
+
+def _downloaded(wanted: DownloadRequest, models: Models) -> dict[str, Any]:
+    began = time.monotonic()
+    path: Path = models.downloaded(
+        wanted.url, wanted.model_type, filename=wanted.filename or None, auth=wanted.auth, sha256=wanted.sha256
+    )
+    duration = round(time.monotonic() - began, 3)
+    return {"filename": path.name, "status": "completed", "size": path.stat().st_size, "duration": duration}
+
+
+async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimiter) -> dict[str, Any]:
+    """What the work gives, on a daemon thread: the interpreter waits for AnyIO's own, for hours if a download takes them.
+
+    One that is cut off by the end of the process goes on where it was the next time that somebody asks for it.
+    """
+    future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(work())
+        except Exception as exc:  # noqa: BLE001 (whatever it is, it is raised where it is waited for)
+            future.set_exception(exc)
+
+    async with limiter:
+        threading.Thread(target=run, name="download", daemon=True).start()
+        return await asyncio.wrap_future(future)
+
+
+def _json(status: int, body: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")

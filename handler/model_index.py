@@ -1,0 +1,138 @@
+"""Which files in the model folders are downloads of ours: from where, how large, when used last, which may go."""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from handler.errors import HandlerError, InputUnavailable
+
+logger = logging.getLogger(__name__)
+
+_LOCK_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One download. `url` is without its secrets, `key` stands for the whole of it, `used` is in seconds since the epoch.
+
+    `private` says that a caller's credentials opened it; `pinned` that the manifest asked for it, so that it stays.
+    """
+
+    url: str
+    key: str
+    size: int
+    private: bool
+    pinned: bool
+    used: float
+    sha256: str | None = None
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file is still there, and still the one that was downloaded, as far as its size tells."""
+        return path.is_file() and path.stat().st_size == self.size
+
+
+_ENTRIES = TypeAdapter(dict[Path, Entry])
+
+
+class Index:
+    """The downloads, as a file in CACHE_DIR that several processes may share. They are found again after a restart."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._locks = cache_dir / "locks"
+        self._file = cache_dir / "models.json"
+
+    def entries(self) -> dict[Path, Entry]:
+        try:
+            return _ENTRIES.validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValidationError:
+            # Written by another version, or by hand: the files stay, and are nobody's downloads from now on.
+            logger.warning("%s cannot be read, and is begun anew", self._file)
+            return {}
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[dict[Path, Entry]]:
+        """The entries, to be changed in place by one at a time; written when the block ends well and changed them."""
+        with self.locked("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
+            entries = self.entries()
+            before = dict(entries)
+            yield entries
+            if entries != before:
+                new = self._file.with_suffix(".new")
+                new.write_bytes(orjson.dumps({str(path): entry for path, entry in entries.items()}))
+                new.replace(self._file)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, timeout_s: float, complaint: str) -> Iterator[None]:
+        """A lock among all processes that share CACHE_DIR. Raises InputUnavailable with the complaint after the time-out."""
+        lock = filelock.FileLock(self._locks / f"{hashed(name)[:32]}.lock")
+        try:
+            self._locks.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=max(0.0, timeout_s))
+        except filelock.Timeout as exc:
+            raise InputUnavailable(complaint) from exc
+        except OSError as exc:
+            raise HandlerError(f"CACHE_DIR={str(self._locks.parent)!r} cannot be written: {exc.strerror}.") from exc
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def held(path: Path) -> BinaryIO:
+    """An open file that says to all processes, until it is closed, that it is in use.
+
+    The lock goes with the open file, so that nothing stays behind when the process dies. A file system without such locks
+    has no protection from `removed`, which then does not remove either.
+    """
+    file = path.open("rb")
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def without_oldest(entries: dict[Path, Entry], limit: float) -> dict[Path, Entry]:
+    """Remove the files that were used least recently until the rest has at most `limit` bytes; gives what was removed.
+
+    Takes them out of `entries` as well. What the manifest asked for does not count; what is in use stays.
+    """
+    for path in [path for path, entry in entries.items() if not entry.is_at(path)]:
+        del entries[path]
+    loose = sorted((entry.used, path) for path, entry in entries.items() if not entry.pinned)
+    # Two names of one file take its space once.
+    total = sum({path.stat().st_ino: entries[path].size for _, path in loose}.values())
+    gone: dict[Path, Entry] = {}
+    for _, path in loose:
+        if total <= limit:
+            break
+        last_name = path.stat().st_nlink == 1
+        if _removed(path):
+            gone[path] = entries.pop(path)
+            total -= gone[path].size if last_name else 0
+    return gone
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file, unless it is in use."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def hashed(text: str) -> str:
+    """A name for a text that may hold secrets."""
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

@@ -1,0 +1,92 @@
+"""Packages for ComfyUI and its custom nodes: apt's and Python's, by the programs that the rest of the world uses."""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from handler.errors import HandlerError
+from handler.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 3600
+_LONGEST_REASON = 300
+
+
+class InstallFailed(HandlerError):
+    """Something that the manifest asks for could not be installed. The message is one line that names it."""
+
+
+def apt_installed(packages: Sequence[str]) -> None:
+    """Install Debian packages. Raises InstallFailed."""
+    names = " ".join(packages)
+    if os.geteuid() != 0:
+        raise InstallFailed(f"apt packages {names}: only root can install them; put them into the image.")
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    ran([*quiet, "update"], "apt-get update")
+    ran([*quiet, "install", "-y", "--no-install-recommends", "--", *packages], f"apt packages {names}")
+
+
+def pip_installed(arguments: Sequence[str], what: str, settings: Settings, *, cwd: Path | None = None) -> None:
+    """Install Python packages for ComfyUI with uv, or with pip where there is no uv. Raises InstallFailed with `what`."""
+    python, uv = python_of(settings), shutil.which("uv")
+    pip = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install", "--no-input"]
+    ran([*pip, *arguments], what, cwd=cwd)
+
+
+def python_of(settings: Settings) -> str:
+    """The Python that runs ComfyUI, where CMD names one; otherwise ours."""
+    words = shlex.split(settings.cmd or "")
+    named = next((word for word in words if re.fullmatch(r"python[\d.]*", Path(word).name)), None)
+    return (named and shutil.which(named)) or sys.executable
+
+
+def ran(command: Sequence[str], what: str, *, cwd: Path | None = None, timeout_s: float = _TIMEOUT_S) -> str:
+    """What a command wrote. Raises InstallFailed with `what` and the command's last words."""
+    logger.debug("running %s", shlex.join(command))
+    try:
+        with subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            output, errors = _ended(process, timeout_s)
+    except subprocess.TimeoutExpired as exc:
+        raise InstallFailed(f"{what}: {command[0]} took longer than {timeout_s:g} s.") from exc
+    except OSError as exc:
+        raise InstallFailed(f"{what}: {command[0]} cannot be run: {exc.strerror}.") from exc
+    if process.returncode != 0:
+        raise InstallFailed(f"{what}: {_reason(errors or output) or f'exit code {process.returncode}'}")
+    return output
+
+
+def _ended(process: "subprocess.Popen[str]", timeout_s: float) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=timeout_s)
+    except BaseException:
+        # With its children: git and pip have some, and they hold the pipes open.
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def _reason(text: str) -> str:
+    """The end of what a command complained of, in one line."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    return masked(" ".join(lines[-3:]))[-_LONGEST_REASON:]
+
+
+def masked(text: str) -> str:
+    """A text without the users and passwords of the URLs in it."""
+    return re.sub(r"://[^/\s@]+@", "://", text)

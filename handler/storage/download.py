@@ -1,0 +1,102 @@
+"""Fetching over http and https, for every store that speaks it."""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import BinaryIO
+from urllib.parse import urljoin
+
+import requests
+
+from handler import net
+from handler.credentials import Auth
+from handler.errors import InputUnavailable
+from handler.settings import Settings
+from handler.storage.auth import addressed, bare, same_server
+from handler.storage.transfer import (
+    CONNECT_TIMEOUT_S,
+    FAILURES,
+    IDLE_TIMEOUT_S,
+    Limits,
+    copied,
+    emptied,
+    placed,
+    reason,
+)
+
+
+def downloaded(
+    url: str, file: BinaryIO, *, auth: Auth | None, limits: Limits, settings: Settings, trusted: Iterable[str] = ()
+) -> None:
+    """Write what a URL holds to a file, behind what it holds already when the server can do that.
+
+    `trusted` are URLs of servers that need not be public. Raises InputUnavailable, ForbiddenUrl or TooLarge.
+    """
+    try:
+        with net.session(allow_private=settings.allow_private_urls, trusted=trusted) as session:
+            _Download(session, url, auth, limits, settings).into(file)
+    except FAILURES as exc:
+        raise InputUnavailable(f"{limits.name} cannot be fetched: {reason(exc)}.") from exc
+
+
+class _Download:
+    def __init__(
+        self, session: requests.Session, url: str, auth: Auth | None, limits: Limits, settings: Settings
+    ) -> None:
+        self._session, self._limits, self._settings = session, limits, settings
+        self._url, own = bare(url)
+        self._auth = auth or own
+
+    def into(self, file: BinaryIO) -> None:
+        held = file.seek(0, os.SEEK_END)
+        if held and self._continued(file, held):
+            return
+        emptied(file)
+        with self._opened({}) as response:
+            if response.status_code != requests.codes.ok:
+                raise self._refused(response)
+            copied(response.raw, file, self._limits)
+
+    def _continued(self, file: BinaryIO, held: int) -> bool:
+        """Fetch what is behind the first bytes. False: the server's file is another one than the one that was begun."""
+        with self._opened({"Range": f"bytes={held}-"}) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                # RFC 9110, 15.5.17: the answer says how long the file is, here when it is complete already.
+                total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
+                return total is not None and int(total[1]) == held
+            if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
+                raise self._refused(response)
+            if not placed(file, response.status_code, response.headers.get("Content-Range")):
+                return False
+            copied(response.raw, file, self._limits)
+            return True
+
+    def _opened(self, headers: dict[str, str]) -> requests.Response:
+        """The answer behind all redirects; none but the first server is shown the caller's credentials.
+
+        requests itself would take off nothing but Authorization at a redirect.
+        """
+        url, auth = self._url, self._auth
+        for _ in range(self._session.max_redirects + 1):
+            where, secret = addressed(url, auth, self._settings)
+            response = self._session.get(
+                where, headers=secret | headers, stream=True, allow_redirects=False, timeout=self._timeouts()
+            )
+            target = self._session.get_redirect_target(response)
+            if target is None:
+                return response
+            response.close()
+            onward, own = bare(urljoin(url, target))
+            if not onward.lower().startswith(("http://", "https://")):
+                raise requests.exceptions.InvalidSchema
+            if not same_server(url, onward):
+                auth = own
+            url = onward
+        raise requests.TooManyRedirects
+
+    def _timeouts(self) -> tuple[float, float]:
+        left = self._limits.left_s
+        return min(CONNECT_TIMEOUT_S, left), min(IDLE_TIMEOUT_S, left)
+
+    def _refused(self, response: requests.Response) -> InputUnavailable:
+        return InputUnavailable(f"{self._limits.name} answered {response.status_code} {response.reason}.")

@@ -1,0 +1,190 @@
+"""Files of the Hugging Face hub, and uploads to a repository."""
+
+import contextlib
+import functools
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from handler import net
+from handler.credentials import Auth, BearerAuth
+from handler.errors import BadRequest, DeliveryError, InputUnavailable
+from handler.event import HfUpload, Upload
+from handler.settings import Settings
+from handler.storage.auth import AuthFor
+from handler.storage.download import downloaded
+from handler.storage.transfer import IDLE_TIMEOUT_S, Limits
+
+# hf://[datasets/]owner/name[@revision]/path, as huggingface_hub's file system writes it.
+_URL = re.compile(
+    r"hf://(?:(?P<kind>models|datasets|spaces)/)?(?P<repo>(?!(?:models|datasets|spaces)/)[^/@]+/[^/@]+)"
+    r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<path>.+)",
+    re.IGNORECASE,
+)
+_PASSING = {409, 412, 429, 500, 502, 503, 504}
+
+
+class HfStorage:
+    """The token goes to the hub alone, not to the servers that it redirects to."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._hub = settings.hf_endpoint.rstrip("/")
+
+    def matches(self, url: str) -> bool:
+        return url[:5].lower() == "hf://" or self._is_hub(url)
+
+    def fetch(
+        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+    ) -> None:
+        limits = Limits.of(net.shown(url), max_bytes, timeout_s)
+        token = self._settings.hf_token
+        if auth is None and token:
+            auth = BearerAuth(type="bearer", token=token)
+        where = self._resolved(url)
+        downloaded(where, file, auth=auth, limits=limits, settings=self._settings, trusted=[self._hub])
+
+    def takes(self, upload: Upload) -> bool:
+        return isinstance(upload, HfUpload)
+
+    def check(self, upload: Upload, auth_for: AuthFor) -> None:
+        assert isinstance(upload, HfUpload)
+        self._token(self._target(upload, ""), auth_for)
+        try:
+            _library().refused(upload.repo, _path(upload, "file"))
+        except ValueError as exc:
+            raise BadRequest("`hf_upload` names a repository or a directory that the hub does not take.") from exc
+
+    def store(
+        self,
+        upload: Upload,
+        filename: str,
+        content: BinaryIO,
+        *,
+        size: int,  # noqa: ARG002 (the library finds it out)
+        mime_type: str,  # noqa: ARG002 (the hub goes by the name)
+        auth_for: AuthFor,
+    ) -> str:
+        assert isinstance(upload, HfUpload)
+        url = self._target(upload, filename)
+        hub = _library()
+        api = hub.HfApi(endpoint=self._hub, token=self._token(url, auth_for))
+        try:
+            _repeated(lambda: self._commit(api, upload, filename, content))
+        except hub.failures as exc:
+            raise DeliveryError(f"The upload to {url} failed: {_reason(exc)}.") from exc
+        return url
+
+    def _commit(self, api: Any, upload: HfUpload, filename: str, content: BinaryIO) -> None:
+        content.seek(0)
+        api.upload_file(
+            path_or_fileobj=content,
+            path_in_repo=_path(upload, filename),
+            repo_id=upload.repo,
+            repo_type=upload.repo_type,
+            revision=upload.revision,
+            commit_message=f"Upload {filename}",
+        )
+
+    def _is_hub(self, url: str) -> bool:
+        with contextlib.suppress(ValueError):
+            return net.origin(url) == net.origin(self._hub)
+        return False
+
+    def _resolved(self, url: str) -> str:
+        """The https URL of a file. Raises InputUnavailable."""
+        if self._is_hub(url):
+            return url
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise InputUnavailable(f"{net.shown(url)} is no URL of a file; it is hf://owner/repository/path.")
+        kind = (match["kind"] or "models").lower()
+        revision = unquote(match["revision"] or "main")
+        return self._file("" if kind == "models" else f"{kind}/", match["repo"], revision, match["path"])
+
+    def _target(self, upload: HfUpload, filename: str) -> str:
+        kind = "datasets/" if upload.repo_type == "dataset" else ""
+        return self._file(kind, upload.repo, upload.revision, _path(upload, filename))
+
+    def _file(self, kind: str, repo: str, revision: str, path: str) -> str:
+        return f"{self._hub}/{kind}{repo}/resolve/{quote(revision, safe='')}/{net.quoted(path)}"
+
+    def _token(self, url: str, auth_for: AuthFor) -> str:
+        auth = auth_for(url)
+        token = auth.token if isinstance(auth, BearerAuth) else self._settings.hf_token
+        if not token:
+            raise BadRequest(
+                "There is no token for the Hugging Face hub: set HF_TOKEN, or send `credentials` of type bearer."
+            )
+        return token.get_secret_value()
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """What is used of huggingface_hub. `failures` is what it raises; `refused` raises ValueError for what it never takes."""
+
+    HfApi: Any
+    refused: Callable[[str, str], None]
+    failures: tuple[type[Exception], ...]
+
+
+@functools.cache
+def _library() -> _Hub:
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi, get_session, set_client_factory
+        from huggingface_hub.errors import HTTPError
+        from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+    except ImportError as exc:
+        raise BadRequest("The Hugging Face hub is not supported here: install comfyui-handler[hf].") from exc
+    disable_progress_bars()
+    # A file object goes over plain HTTP, which it would mention every time: Xet would keep its chunks on the disk, for
+    # uploads that are never repeated.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    given = get_session()
+    # It waits for ever unless told otherwise. The class is asked for of the library: it has changed its HTTP client twice.
+    client, hooks = type(given), given.event_hooks
+    set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=IDLE_TIMEOUT_S))
+
+    def refused(repo: str, path: str) -> None:
+        validate_repo_id(repo)
+        CommitOperationAdd(path, b"")
+
+    # RuntimeError: around whatever stopped a large file.
+    return _Hub(HfApi, refused, (HTTPError, OSError, ValueError, RuntimeError))
+
+
+def _repeated(do: Callable[[], object]) -> None:
+    """Do it again while the hub refuses the commit: it takes one at a time.
+
+    The same file twice makes no second commit. The library repeats all other requests itself.
+    """
+    Retrying(
+        stop=stop_after_attempt(5),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        retry=retry_if_exception(_is_passing),
+        reraise=True,
+    )(do)
+
+
+def _is_passing(exc: BaseException) -> bool:
+    response = getattr(exc, "response", None)
+    return response is not None and response.status_code in _PASSING and "/commit/" in response.request.url.path
+
+
+def _path(upload: HfUpload, filename: str) -> str:
+    directory = upload.directory.strip("/")
+    return f"{directory}/{filename}" if directory else filename
+
+
+def _reason(exc: Exception) -> str:
+    """Why an upload failed, for the caller: the texts of these exceptions hold whole URLs."""
+    response = getattr(exc, "response", None) or getattr(exc.__cause__, "response", None)
+    if response is None:
+        return "the hub's answer is not understood" if isinstance(exc, ValueError) else "no connection"
+    known = {401: "access denied", 403: "access denied", 404: "there is no such repository or branch"}
+    return known.get(response.status_code, f"the hub answered {response.status_code}")

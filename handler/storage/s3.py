@@ -1,0 +1,277 @@
+"""Objects behind s3:// URLs, and uploads to a bucket: the only module that speaks S3."""
+
+import functools
+import os
+import threading
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+from handler import net
+from handler.credentials import Auth, S3Auth
+from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, HandlerError, InputUnavailable
+from handler.event import S3Upload, Upload
+from handler.settings import Settings
+from handler.storage.auth import AuthFor
+from handler.storage.transfer import (
+    CONNECT_TIMEOUT_S,
+    FAILURES,
+    IDLE_TIMEOUT_S,
+    Limits,
+    copied,
+    emptied,
+    placed,
+    reason,
+)
+
+_SCHEME = "s3://"
+_ATTEMPTS = 3
+_PART = 8 << 20
+# Parts in memory at once: s3transfer reads a file object ahead, by ten parts unless told otherwise.
+_PARTS = 3
+
+_building = threading.Lock()
+
+
+class S3Storage:
+    """Keys are taken as they are, in URLs and in prefixes: nothing is parsed, quoted or unquoted."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def matches(self, url: str) -> bool:
+        return url[: len(_SCHEME)].lower() == _SCHEME
+
+    def fetch(
+        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+    ) -> None:
+        bucket, _, key = url[len(_SCHEME) :].partition("/")
+        name = _url(bucket, key)
+        if not bucket or not key:
+            raise InputUnavailable(f"{name} is no S3 URL; it is s3://bucket/key.")
+        limits = Limits.of(name, max_bytes, timeout_s)
+        # All attempts together have the time; what is then left of it is for the body.
+        wait_s = max(1, min(IDLE_TIMEOUT_S, round(timeout_s / _ATTEMPTS)))
+        client = _client(replace(self._account(auth), wait_s=wait_s))
+        try:
+            _Object(client, bucket, key).into(file, limits)
+        except _failures() as exc:
+            raise _translated(exc, InputUnavailable, f"{name} cannot be fetched") from exc
+
+    def takes(self, upload: Upload) -> bool:
+        return isinstance(upload, S3Upload)
+
+    def check(self, upload: Upload, auth_for: AuthFor) -> None:
+        assert isinstance(upload, S3Upload)
+        _client(self._account(auth_for(_url(upload.bucket, upload.prefix))))
+
+    def store(
+        self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
+    ) -> str:
+        assert isinstance(upload, S3Upload)
+        key = upload.prefix + filename
+        url = _url(upload.bucket, key)
+        client = _client(self._account(auth_for(url)))
+        content.seek(0)
+        try:
+            if size <= _PART:
+                client.put_object(
+                    Bucket=upload.bucket, Key=key, Body=content, ContentLength=size, ContentType=mime_type
+                )
+            else:
+                client.upload_fileobj(
+                    content, upload.bucket, key, ExtraArgs={"ContentType": mime_type}, Config=_in_parts()
+                )
+        except _failures() as exc:
+            raise _translated(exc, DeliveryError, f"The upload to {url} failed") from exc
+        return url
+
+    def _account(self, auth: Auth | None) -> "_Account":
+        """Whose keys sign a request: the caller's or else the operator's. Raises ForbiddenUrl for the caller's endpoint."""
+        settings = self._settings
+        common = _Account(
+            endpoint=settings.aws_endpoint_url, region=settings.aws_region, style=settings.s3_addressing_style
+        )
+        if isinstance(auth, S3Auth):
+            token = auth.session_token
+            common = replace(
+                common,
+                key=auth.access_key_id,
+                secret=auth.secret_access_key.get_secret_value(),
+                token=token.get_secret_value() if token else None,
+                region=auth.region or common.region,
+            )
+            if not auth.endpoint:
+                return common
+            net.check(auth.endpoint, allow_private=settings.allow_private_urls)
+            return replace(common, endpoint=auth.endpoint, guarded=not settings.allow_private_urls)
+        secret, token = settings.aws_secret_access_key, settings.aws_session_token
+        return replace(
+            common,
+            key=settings.aws_access_key_id,
+            secret=secret.get_secret_value() if secret else None,
+            token=token.get_secret_value() if token else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Account:
+    """What tells one client from another."""
+
+    endpoint: str | None
+    region: str | None
+    style: str
+    key: str | None = None
+    secret: str | None = None
+    token: str | None = None
+    guarded: bool = False
+    wait_s: int = IDLE_TIMEOUT_S
+
+
+class _Object:
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client, self._where = client, {"Bucket": bucket, "Key": key}
+
+    def into(self, file: BinaryIO, limits: Limits) -> None:
+        held = file.seek(0, os.SEEK_END)
+        if held and self._continued(file, held, limits):
+            return
+        emptied(file)
+        self._copy(self._client.get_object(**self._where), file, limits)
+
+    def _continued(self, file: BinaryIO, held: int, limits: Limits) -> bool:
+        """Fetch what is behind the first bytes. False: the object is another one than the one that was begun."""
+        size = self._client.head_object(**self._where)["ContentLength"]
+        if held >= size:
+            return bool(held == size)
+        answer = self._client.get_object(**self._where, Range=f"bytes={held}-")
+        if not placed(file, answer["ResponseMetadata"]["HTTPStatusCode"], answer.get("ContentRange")):
+            answer["Body"].close()
+            return False
+        self._copy(answer, file, limits)
+        return True
+
+    def _copy(self, answer: dict[str, Any], file: BinaryIO, limits: Limits) -> None:
+        # What the body gives here is urllib3's stream: botocore's own read waits for as many bytes as it is asked for,
+        # however slowly they come.
+        with answer["Body"] as stream:
+            copied(stream, file, limits)
+
+
+def _url(bucket: str, key: str) -> str:
+    return f"{_SCHEME}{bucket}/{key}"
+
+
+def _client(account: _Account) -> Any:
+    """A client, which is safe to use from many threads. Raises BadRequest when there are no credentials for it."""
+    with _building:  # so that a burst of requests makes one client
+        return _built(account)
+
+
+@functools.lru_cache(maxsize=32)
+def _built(account: _Account) -> Any:
+    import boto3
+    import botocore.session
+
+    chain = botocore.session.Session()
+    # On a machine that is none of Amazon's its metadata service is not there, and every look for it would take seconds.
+    chain.get_component("credential_provider").remove("iam-role")
+    try:
+        session = boto3.session.Session(
+            aws_access_key_id=account.key,
+            aws_secret_access_key=account.secret,
+            aws_session_token=account.token,
+            region_name=account.region,
+            botocore_session=chain,
+        )
+        if bool(account.key) != bool(account.secret) or session.get_credentials() is None:
+            raise BadRequest(
+                "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or send `credentials` of type s3."
+            )
+        region = session.region_name or ("us-east-1" if account.endpoint else None)
+        client = session.client("s3", region_name=region, endpoint_url=account.endpoint, config=_config(account))
+    except _failures() as exc:
+        raise BadRequest(
+            "The settings for S3 cannot be used: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL "
+            f"or the `credentials` of type s3 ({type(exc).__name__})."
+        ) from exc
+    if account.guarded:
+        # botocore has no public hook for its connections.
+        net.only_public(client._endpoint.http_session._manager)
+    return client
+
+
+def _config(account: _Account) -> Any:
+    from botocore.config import Config
+
+    # Since 1.36 botocore sends checksums that many S3-compatible stores do not know.
+    checksums = "when_required" if account.endpoint else "when_supported"
+    return Config(
+        connect_timeout=min(CONNECT_TIMEOUT_S, account.wait_s),
+        read_timeout=account.wait_s,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        signature_version="s3v4",
+        s3={"addressing_style": account.style},
+        request_checksum_calculation=checksums,
+        response_checksum_validation="when_required",
+        # A proxy would connect in our place, past the check of addresses.
+        proxies={} if account.guarded else None,
+    )
+
+
+def _in_parts() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig(
+        multipart_threshold=_PART,
+        multipart_chunksize=_PART,
+        max_concurrency=_PARTS,
+        # Amazon's C client, when it is installed, takes memory as it likes.
+        preferred_transfer_client="classic",
+    )
+    config.max_in_memory_upload_chunks = _PARTS
+    return config
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (*FAILURES, Boto3Error, BotoCoreError, ClientError)
+
+
+def _translated(exc: Exception, kind: type[HandlerError], failed: str) -> HandlerError:
+    """One sentence for the caller; the texts of botocore's exceptions can hold addresses and keys."""
+    from botocore import exceptions as known
+
+    inner = getattr(exc, "kwargs", {}).get("error")
+    if isinstance(inner, ForbiddenUrl):  # from the guarded connection
+        return inner
+    if isinstance(exc, known.ClientError):
+        return kind(f"{failed}: {_answered(exc.response)}.")
+    kinds: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+        ((known.ParamValidationError,), "the bucket or the key is not a valid one"),
+        ((known.NoCredentialsError, known.PartialCredentialsError), "there are no credentials"),
+        ((known.CredentialRetrievalError, known.TokenRetrievalError), "the credentials cannot be had"),
+        ((known.ConnectTimeoutError, known.ReadTimeoutError), "it took too long"),
+        ((known.SSLError,), "the certificate is not valid"),
+        ((known.ConnectionError, known.HTTPClientError), "no connection"),
+    )
+    return kind(f"{failed}: {next((text for types, text in kinds if isinstance(exc, types)), reason(exc))}.")
+
+
+def _answered(response: dict[str, Any]) -> str:
+    code = response.get("Error", {}).get("Code", "")
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    # A HEAD has no body, so that its code is the status.
+    known = {
+        "NoSuchBucket": "the bucket does not exist",
+        "NoSuchKey": "it does not exist",
+        "404": "it does not exist",
+        "AccessDenied": "access denied",
+        "403": "access denied",
+        "401": "access denied",
+    }
+    return known.get(code) or (
+        f"S3 answered {status}" if code == str(status) else f"S3 answered {status} {code}".rstrip()
+    )

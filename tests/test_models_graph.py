@@ -1,0 +1,57 @@
+"""Model URLs in graphs, all the way: fetched, seen by ComfyUI, run."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+
+from tests.conftest import Comfyui
+from tests.graphs import changed, txt2img
+from tests.live import served
+from tests.model_server import Files
+
+Api = Callable[..., requests.Response]
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[tuple[str, Files]]:
+    made = Files()
+    with served(made.app()) as url:
+        yield url, made
+
+
+@pytest.fixture
+def _models_as_before(comfyui: Comfyui) -> Iterator[None]:
+    folder = comfyui.home / "models/checkpoints"
+    before = set(folder.iterdir())
+    yield
+    for file in set(folder.iterdir()) - before:
+        file.unlink()
+
+
+@pytest.mark.usefixtures("_models_as_before")
+def test_a_graph_with_a_url_for_a_checkpoint_runs(api: Api, clean: Comfyui, files: tuple[str, Files]) -> None:
+    url, served_files = files
+    served_files.renew({"/m.safetensors": b"m" * 1000})
+    graph = changed(txt2img(), "30", ckpt_name=f"{url}/m.safetensors")
+    for _ in range(2):
+        answer = api("POST", "/prompt", json={"prompt": graph})
+        assert answer.status_code == 200, answer.text
+        name = answer.json()["prompt"]["30"]["inputs"]["ckpt_name"]
+        assert name.endswith("-m.safetensors")
+        assert name in api("GET", "/models").json()["checkpoints"]
+    assert len(served_files.asked) == 1
+
+
+@pytest.mark.usefixtures("_models_as_before")
+def test_what_credentials_opened_is_not_for_those_without(api: Api, clean: Comfyui, files: tuple[str, Files]) -> None:
+    """As the reference: 400 with the sentence of a refusal, and here with the input as location."""
+    url, served_files = files
+    served_files.renew({"/private.safetensors": b"m" * 1000})
+    served_files.tokens["/private.safetensors"] = "tok"
+    graph = changed(txt2img(), "30", ckpt_name=f"{url}/private.safetensors")
+    credentials = [{"url_pattern": f"{url}/**", "auth": {"type": "bearer", "token": "tok"}}]
+    for body, status in [({}, 400), ({"credentials": credentials}, 200), ({}, 400)]:
+        answer = api("POST", "/prompt", json={"prompt": graph, **body})
+        assert answer.status_code == status, answer.text
+        assert answer.json().get("location") == (None if status == 200 else "prompt.30.inputs.ckpt_name")
