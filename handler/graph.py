@@ -132,13 +132,16 @@ def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str, keep
         return "/".join([folder, *parts, _cut(f"{stem}_{name}", _LONGEST_NAME) if keep and name else stem])
 
     places = {
-        (node_id, "filename_prefix"): prefix(value if isinstance(value, str) else _DEFAULT_PREFIX)
+        (node_id, "filename_prefix"): prefix(_text(node["inputs"]["filename_prefix"]))
         for node_id, node in graph.items()
-        if (known := classes.get(node["class_type"])) and known.output
-        # A linked prefix is replaced as well: ComfyUI alone knows its value, and it would lead out of the folder.
-        if isinstance(value := node["inputs"].get("filename_prefix"), (str, list))
+        if (known := classes.get(node["class_type"])) and known.output and "filename_prefix" in node["inputs"]
     }
     return replaced(graph, places)
+
+
+def _text(prefix: Any) -> str:
+    """A prefix as ComfyUI takes it: numbers become texts. A link's value is known to ComfyUI alone, and is replaced."""
+    return str(prefix) if isinstance(prefix, (str, int, float)) else _DEFAULT_PREFIX
 
 
 def media(graph: Graph, classes: NodeClasses) -> list[Place]:
@@ -183,12 +186,12 @@ def _with(node: Node, node_id: str, values: Mapping[tuple[str, str], Any]) -> No
 
 
 def stem(request_id: str) -> str:
-    """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", at most 100 bytes.
+    """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", inner spaces, at most 100 bytes.
 
     "%" goes as well: ComfyUI would expand %year% and the like.
     """
-    safe = re.sub(r"[^\w.-]", "_", request_id).lstrip(".")
-    return _cut(safe, _LONGEST_STEM) or "_"
+    safe = re.sub(r"[^\w. -]", "_", request_id).lstrip(" .")
+    return _cut(safe, _LONGEST_STEM).rstrip(" ") or "_"
 
 
 def _cut(name: str, longest: int) -> str:

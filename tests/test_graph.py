@@ -20,6 +20,12 @@ def test_a_linked_prefix_is_replaced_too() -> None:
     assert prompt["1"]["inputs"]["filename_prefix"] == ["5", 0]
 
 
+def test_a_prefix_that_is_a_number_is_a_text_to_comfyui() -> None:
+    """It saved beside the job's folder, and the file stayed there."""
+    ready = graph.prefixed({"1": node("SaveVideo", filename_prefix=5)}, SAVE, folder="f", stem="id", keep=True)
+    assert ready["1"]["inputs"]["filename_prefix"] == "f/id_5"
+
+
 def test_a_prefix_of_a_node_that_saves_nothing_is_left_alone() -> None:
     prompt = {"1": node("Text", filename_prefix="mine"), "2": node("Unknown", filename_prefix="mine")}
     classes = {"Text": NodeClass(), "Unknown": None}

@@ -61,7 +61,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
     monkeypatch.delenv("DEBIAN_FRONTEND", raising=False)
     for name, value in {
-        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "UV_NO_INDEX": "1",
         "UV_OFFLINE": "1",
         "UV_CACHE_DIR": str(tmp_path / "uv"),

@@ -63,7 +63,8 @@ def test_the_event_s_own_id_serves_when_the_input_has_none(service: Service) -> 
     [
         ("../../etc/passwd", "_.._etc_passwd_E_00001_.png"),
         ("a/b", "a_b_E_00001_.png"),
-        ("é x", "é_x_E_00001_.png"),
+        ("é x", "é x_E_00001_.png"),
+        (" . ", "__E_00001_.png"),
         ("写真", "写真_E_00001_.png"),
         ("%year%", "_year__E_00001_.png"),
         ("...", "__E_00001_.png"),

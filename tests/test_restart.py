@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_exit_code_does_not_matter(tmp_path: Path, code: int) -> None:
     """The reference never restarts a ComfyUI that exits with 0."""
     marker = tmp_path / "started-once"
     env = environment(tmp_path, ALWAYS_RESTART_COMFYUI="true")
-    launch = f"python -m emulator.comfyui --port {env['COMFYUI_PORT_HOST']} --base-dir {tmp_path}"
+    launch = f"{sys.executable} -m emulator.comfyui --port {env['COMFYUI_PORT_HOST']} --base-dir {tmp_path}"
     once = f"test -e {marker} && exec {launch}; touch {marker}; exit {code}"
     with running("emulator", {**env, "CMD": f"bash -c '{once}'"}) as server:
         wait_until(lambda: "ready at" in server.text())
