@@ -11,6 +11,7 @@ import anyio
 import orjson
 from anyio import to_thread
 
+from emulator.errors import QueueFull
 from emulator.salad import DeletionCost
 from handler import HandlerError, Host, Job, Result, Service, Settings, execute, prepare
 from handler.settings import BadSettings
@@ -90,7 +91,13 @@ class Door:
         return await to_thread.run_sync(question, limiter=self._probing)
 
     async def admit(self, event: Callable[[], Mapping[str, Any]]) -> Job:
-        """The job of an event, which is made on the thread that prepares it. To be finished or left to `finish_later`."""
+        """The job of an event, which is made on the thread that prepares it. To be finished or left to `finish_later`.
+
+        Raises QueueFull, and whatever `prepare` raises.
+        """
+        limit = self.service.settings.queue_limit
+        if limit and self._pending >= limit:
+            raise QueueFull(f"{self._pending} requests are waiting or running, which is the limit (QUEUE_LIMIT).")
         self._count(1)
         try:
             job = await to_thread.run_sync(lambda: prepare(event(), self.service), limiter=self._preparing)

@@ -38,7 +38,16 @@ class NotFound(HandlerError):
     code = "NOT_FOUND"
 
 
-_STATUS |= {UnsupportedMediaType: 415, NotFound: 404}
+class QueueFull(HandlerError):
+    """As many requests as QUEUE_LIMIT allows have not been finished."""
+
+    code = "QUEUE_FULL"
+    retryable = True
+
+
+_STATUS |= {UnsupportedMediaType: 415, NotFound: 404, QueueFull: 429}
+# When to come again, in seconds: a guess, for how long the jobs in front take is not known.
+_RETRY_AFTER_S = 5
 
 
 async def handler_error(request: Request, exc: Exception) -> Response:
@@ -46,7 +55,10 @@ async def handler_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HandlerError)
     status = next(_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS)
     logger.info("%s %s: %d %s: %s", request.method, request.url.path, status, exc.code, exc.message)
-    return answer(status, exc.answer())
+    response = answer(status, exc.answer())
+    if isinstance(exc, QueueFull):
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    return response
 
 
 async def http_error(request: Request, exc: Exception) -> Response:

@@ -202,6 +202,7 @@ _REFUSALS = {
     "400": ("The request cannot be run as it stands, or ComfyUI's validation refused it.", "Error"),
     "413": ("The body or an input is too large.", "Error"),
     "415": ("The body is of another type.", "Error"),
+    "429": ("Too many requests are waiting; see Retry-After.", "Error"),
     "503": ("ComfyUI is not up.", "Error"),
 }
 _FAILURES = {

@@ -3,7 +3,7 @@
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -21,22 +21,27 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def session(*, allow_private: bool, trusted: Iterable[str] = ()) -> requests.Session:
+def session(
+    *, allow_private: bool, trusted: Iterable[str] = (), proxies: Mapping[str, str] | None = None
+) -> requests.Session:
     """A session that connects to public addresses only, unless told otherwise; redirects are checked like the rest.
 
-    `trusted` are URLs of servers that the operator has configured: they may be anywhere. The session takes no proxy and no
-    password from the environment (.netrc would be sent to whoever the caller names).
+    `trusted` are URLs of servers that the operator has configured: they may be anywhere. `proxies` maps http and https to a
+    proxy, and no_proxy to the hosts that are reached without. The session takes no password from the environment: what is in
+    .netrc would be sent to whoever the caller names.
     """
     made = requests.Session()
     made.trust_env = False
     made.max_redirects = _MAX_REDIRECTS
     made.headers["Accept-Encoding"] = "identity"
+    made.proxies = {kind: url for kind, url in (proxies or {}).items() if kind != "no_proxy"}
+    direct = (proxies or {}).get("no_proxy", "")
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, _Adapter(direct) if allow_private else _PublicAdapter(direct))
     if not allow_private:
-        for scheme in ("http://", "https://"):
-            made.mount(scheme, _PublicAdapter())
         for url in trusted:
             # With the slash: http://10.0.0.1:80 is the beginning of http://10.0.0.1:8080, too.
-            made.mount("{0.scheme}://{0.netloc}/".format(urlsplit(url)), HTTPAdapter())
+            made.mount("{0.scheme}://{0.netloc}/".format(urlsplit(url)), _Adapter(direct))
     return made
 
 
@@ -137,7 +142,31 @@ class _PublicTlsPool(HTTPSConnectionPool):
     ConnectionCls = _PublicTlsConnection
 
 
-class _PublicAdapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):
+    """Goes around the proxy for some hosts: requests itself does so only when it may read the environment."""
+
+    def __init__(self, direct: str) -> None:
+        super().__init__()
+        self._direct = direct
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if self._goes_around(str(urlsplit(str(request.url)).hostname)):
+            kwargs["proxies"] = {}
+        return super().send(request, *args, **kwargs)
+
+    def _goes_around(self, host: str) -> bool:
+        # requests' own function for this sets an environment variable for a moment, of all threads.
+        names = [name.strip().lstrip(".").lower() for name in self._direct.split(",")]
+        return any(name and (name in ("*", host) or host.endswith(f".{name}")) for name in names)
+
+
+class _PublicAdapter(_Adapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         only_public(self.poolmanager)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if kwargs.get("proxies"):
+            # The proxy looks the name up anew; all that can be done here is to look at the name.
+            check(str(request.url), allow_private=False)
+        return super().send(request, *args, **kwargs)

@@ -65,12 +65,18 @@ class Settings(BaseModel):
     max_body_size_mb: float = Field(100, gt=0, description="Largest request body, in MB of 1024 x 1024 bytes.")
     max_input_size_mb: float = Field(100, gt=0, description="Largest input file, in MB of 1024 x 1024 bytes.")
     max_queue_depth: int = Field(0, ge=0, description="Jobs at which /ready answers 503. 0: no limit.")
+    queue_limit: int = Field(0, ge=0, description="Jobs at which another one is refused with 429. 0: no limit.")
     input_timeout_s: float = Field(60, gt=0, description="Seconds that fetching one input may take.")
     prompt_timeout_s: float = Field(3600, gt=0, description="Seconds that a job may take, waiting included.")
     shutdown_grace_s: float = Field(30, ge=0, description="Seconds that running requests get at a shutdown.")
     allow_private_urls: bool = Field(
         False, description="Allow callers' URLs that lead to loopback, private and link-local addresses."
     )
+    http_proxy: str | None = Field(None, pattern=r"^https?://", description="Proxy for http URLs. Never for ComfyUI.")
+    https_proxy: str | None = Field(
+        None, pattern=r"^https?://", description="Proxy for https URLs. Default: HTTP_PROXY."
+    )
+    no_proxy: str = Field("", description="Hosts, comma separated, that are reached without the proxy.")
     http_auth_header_name: str | None = Field(None, description="Header that is sent to HTTP_AUTH_HOSTS.")
     http_auth_header_value: SecretStr | None = Field(None, description="Value of that header.")
     http_auth_hosts: str = Field("", description="Hosts, comma separated, that get the header; no other host does.")
@@ -158,6 +164,13 @@ class Settings(BaseModel):
             return self.comfyui_url.rstrip("/")
         host = f"[{self.direct_address}]" if ":" in self.direct_address else self.direct_address
         return f"http://{host}:{self.comfyui_port_host}"
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """Kind of URL to proxy, and `no_proxy`; empty without a proxy."""
+        https = self.https_proxy or self.http_proxy
+        found = {"http": self.http_proxy, "https": https, "no_proxy": self.no_proxy if https else None}
+        return {kind: value for kind, value in found.items() if value}
 
     @property
     def starts_comfyui(self) -> bool:

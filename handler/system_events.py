@@ -60,6 +60,7 @@ class SystemEvents:
         self._names = _subscribed(settings)
         self._url = settings.system_webhook_url or ""
         self._metadata = settings.system_meta
+        self._proxies = settings.proxies
         self._signer = Signer(settings)
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
@@ -121,7 +122,7 @@ class SystemEvents:
 
     def _work(self) -> None:
         # The operator's own address: a private one is fine.
-        with net.session(allow_private=True) as session:
+        with net.session(allow_private=True, proxies=self._proxies) as session:
             while (waiting := self._waiting.get()) is not None:
                 name, data = waiting
                 try:

@@ -51,6 +51,18 @@ def test_at_the_queue_depth_it_is_not_ready_but_takes_prompts(settings: Settings
         assert requests.get(f"{url}/ready", timeout=5).status_code == 200
 
 
+def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Comfyui) -> None:
+    with served(create_app(settings.model_copy(update={"queue_limit": 1}))) as url:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(requests.post, f"{url}/prompt", json={"prompt": graphs.sleep(0.6)}, timeout=20)
+            body = {"prompt": graphs.empty()}
+            wait_until(lambda: requests.post(f"{url}/prompt", json=body, timeout=20).status_code == 429)
+            refused = requests.post(f"{url}/prompt", json=body, timeout=20)
+            assert (refused.json()["code"], refused.headers["retry-after"]) == ("QUEUE_FULL", "5")
+            assert running.result().status_code == 200
+        assert requests.post(f"{url}/prompt", json=body, timeout=20).status_code == 200
+
+
 def test_head_works_where_get_does(api: Api) -> None:
     for path in ("/health", "/ready", "/models", "/docs", "/docs/json"):
         answer = api("HEAD", path)

@@ -33,7 +33,9 @@ def downloaded(
     `trusted` are URLs of servers that need not be public. Raises InputUnavailable, ForbiddenUrl or TooLarge.
     """
     try:
-        with net.session(allow_private=settings.allow_private_urls, trusted=trusted) as session:
+        with net.session(
+            allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
+        ) as session:
             _Download(session, url, auth, limits, settings).into(file)
     except FAILURES as exc:
         raise InputUnavailable(f"{limits.name} cannot be fetched: {reason(exc)}.") from exc

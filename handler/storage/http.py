@@ -50,7 +50,7 @@ class HttpStorage:
         url, own = bare(_target(upload.url_prefix, filename))
         where, headers = addressed(url, auth_for(url) or own, self._settings)
         put = _Put(where, {"Content-Type": mime_type, **headers}, content, size)
-        with net.session(allow_private=self._settings.allow_private_urls) as session:
+        with net.session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
             try:
                 status = put.done(session)
             except FAILURES as exc:
