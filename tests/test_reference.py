@@ -67,6 +67,7 @@ BETTER: dict[str, tuple[int, str]] = {
 # Cases that need what this test does not have.
 LEFT_OUT = {
     "input-media: load_base64_jpeg": "the recording has the picture's hash only; tests/test_inputs.py has its own",
+    "input-media: load_plain_filename": "depends on what is in the input folder; see tests/test_inputs.py",
     "input-media: load_image_mask_base64": "the stand-in has no LoadImageMask",
     "prompt-errors: interrupted_by_comfy_interrupt": "somebody interrupts it; see tests/test_interrupt.py",
     "workflows: comfy_validation_error": "a workflow of the recorded installation",
