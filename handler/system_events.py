@@ -30,7 +30,7 @@ _COMFY = (
     "execution_interrupted",
     "execution_error",
 )
-_STORAGE = ("file_downloaded", "file_uploaded", "file_deleted")
+_STORAGE = ("file_downloaded", "file_uploaded", "file_deleted", "file_failed")
 _NAMES = {name: f"comfy.{name}" for name in _COMFY} | {name: f"storage.{name}" for name in _STORAGE}
 
 _MAX_WAITING = 1000
