@@ -5,12 +5,14 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from emulator import deepinfra, docs, errors, probes, prompts
 from emulator.door import Door
 from emulator.downloads import Downloads
+from emulator.keys import ApiKeys
 from handler import HandlerError, Settings
 
 
@@ -54,6 +56,7 @@ def create_app(
             HTTPException: errors.http_error,
             Exception: errors.bug,
         },
+        middleware=[Middleware(ApiKeys, settings=settings)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -38,6 +38,10 @@ class NotFound(HandlerError):
     code = "NOT_FOUND"
 
 
+class Unauthorized(HandlerError):
+    code = "UNAUTHORIZED"
+
+
 class QueueFull(HandlerError):
     """As many requests as QUEUE_LIMIT allows have not been finished."""
 

@@ -199,6 +199,7 @@ def _probe(summary: str, description: str, answers: Iterable[tuple[str, str]]) -
 
 
 _REFUSALS = {
+    "401": ("API_KEYS is set, and none of them was shown.", "Error"),
     "400": ("The request cannot be run as it stands, or ComfyUI's validation refused it.", "Error"),
     "413": ("The body or an input is too large.", "Error"),
     "415": ("The body is of another type.", "Error"),

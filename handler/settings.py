@@ -58,6 +58,9 @@ class Settings(BaseModel):
     )
     host: str = Field("::", description="Address that the HTTP API listens on. :: answers IPv4 as well.")
     port: int = Field(3000, ge=0, le=65535, description="Port that the HTTP API listens on. 0: a free one.")
+    api_keys: SecretStr | None = Field(
+        None, description="Keys of the HTTP API, comma separated; a request must show one. Unset: everybody may use it."
+    )
     log_level: Literal["trace", "debug", "info", "warn", "error", "fatal"] = Field("info", description="Log level.")
     markdown_schema_descriptions: bool = Field(
         True, description="Show a table of inputs in the description of each workflow in /docs."

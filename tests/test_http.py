@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 import yaml
+from pydantic import SecretStr
 
 from emulator import deepinfra
 from emulator.app import create_app
@@ -49,6 +50,32 @@ def test_at_the_queue_depth_it_is_not_ready_but_takes_prompts(settings: Settings
             assert requests.get(f"{url}/health", timeout=5).status_code == 200
         assert [future.result().status_code for future in running] == [200, 200]
         assert requests.get(f"{url}/ready", timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Salad-Api-Key": "wrong"}, 401),
+        ({"Salad-Api-Key": "key-1,key-2"}, 401),
+        ({"Authorization": "Basic key-1"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"Salad-Api-Key": "key-1"}, 200),
+        ({"Authorization": "Bearer key-2"}, 200),
+        ({"Authorization": "bearer key-2"}, 200),
+    ],
+)
+def test_with_api_keys_one_must_be_shown(settings: Settings, headers: dict[str, str], status: int) -> None:
+    keyed = settings.model_copy(update={"api_keys": SecretStr("key-1, key-2")})
+    with served(create_app(keyed)) as url:
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, headers=headers, timeout=20)
+        assert answer.status_code == status
+        assert requests.get(f"{url}/models", headers=headers, timeout=20).status_code == status
+        assert requests.get(f"{url}/health", timeout=5).status_code == 200
+    if status == 401:
+        assert answer.json().keys() == {"statusCode", "code", "error"}
+        assert answer.json()["code"] == "UNAUTHORIZED"
 
 
 def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Comfyui) -> None:
