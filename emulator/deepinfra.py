@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from emulator.bodies import form_body, json_body, media_type, parsed_json
 from emulator.door import Door
-from handler import HandlerError, Job, Result, Service, webhooks, workflows
-from handler.event import validated
+from handler import HandlerError, Job, Result, Service, workflows
+from handler.event import validated, webhook_url
 from handler.pipeline import STOPPED
+from handler.result import encoded
 from handler.webhooks import Delivery
 
 ROUTE = "/v1/inference/black-forest-labs/FLUX-1-schnell"
@@ -48,9 +49,7 @@ class InferenceRequest(BaseModel):
     @field_validator("webhook")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
-        if value and not value.lower().startswith(("http://", "https://")):
-            raise ValueError("a webhook is an http or https URL")
-        return value
+        return webhook_url(value)
 
 
 class InferenceStatus(BaseModel):
@@ -142,7 +141,7 @@ def _graph(wish: InferenceRequest, seed: int, service: Service) -> Mapping[str, 
 
 
 def _webhook(url: str, job: Job, body: Mapping[str, Any]) -> Delivery:
-    return Delivery(url, job.request.id, webhooks.encoded(body), standard=False)
+    return Delivery(url, job.request.id, encoded(body), standard=False)
 
 
 def _status(status: Literal["queued", "succeeded", "failed"], began: float) -> InferenceStatus:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-import orjson
 from anyio import to_thread
 
 from emulator.errors import QueueFull
 from emulator.salad import DeletionCost
 from handler import HandlerError, Host, Job, Result, Service, Settings, execute, prepare
+from handler.result import encoded
 from handler.settings import BadSettings
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Door:
     def _executed(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
         # From here on the line knows it.
         self._waiting.discard(job.prompt_id)
-        return orjson.dumps(shape(execute(job, self.service)))
+        return encoded(shape(execute(job, self.service)))
 
     def _start(self) -> None:
         try:

@@ -3,13 +3,13 @@
 import logging
 from typing import Any
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from handler import errors
 from handler.errors import HandlerError
+from handler.result import encoded
 
 logger = logging.getLogger(__name__)
 
@@ -80,4 +80,4 @@ async def bug(_request: Request, _exc: Exception) -> Response:
 
 
 def answer(status: int, body: dict[str, Any]) -> Response:
-    return Response(orjson.dumps({"statusCode": status, **body}), status, media_type="application/json")
+    return Response(encoded({"statusCode": status, **body}), status, media_type="application/json")

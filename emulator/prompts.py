@@ -12,6 +12,7 @@ from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
 from handler import accepted
 from handler.event import validated
+from handler.result import encoded
 
 
 async def prompt(request: Request) -> Response:
@@ -34,7 +35,7 @@ async def _answer(request: Request, route: str | None) -> Response:
     job = await door.admit(lambda: _event(body, route))
     if job.request.deferred:
         door.finish_later(job)
-        return Response(orjson.dumps(accepted(job)), 202, media_type="application/json")
+        return Response(encoded(accepted(job)), 202, media_type="application/json")
     return Response(await door.finish(job), media_type="application/json")
 
 

@@ -62,7 +62,7 @@ class Comfy:
 
     def info(self, class_type: str) -> dict[str, Any]:
         """ComfyUI's declaration of a node class; {} for one that it does not have."""
-        answer = self._json(f"/object_info/{quote(class_type, safe='')}")
+        answer = self._json(f"/object_info/{quote(class_type, safe='')}") if class_type else {}
         found = answer.get(class_type)
         return found if isinstance(found, dict) else {}
 

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from handler.credentials import Credential
 from handler.errors import BadRequest
+from handler.net import origin
 
 
 class Node(TypedDict):
@@ -152,9 +153,7 @@ class Options(BaseModel):
     @field_validator("webhook", "webhook_v2")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
-        if value and not value.lower().startswith(("http://", "https://")):
-            raise ValueError("a webhook is an http or https URL")
-        return value
+        return webhook_url(value)
 
     @field_validator("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload", mode="before")
     @classmethod
@@ -195,6 +194,13 @@ class Options(BaseModel):
             for name, value in self
             if name in self.model_fields_set and name != "credentials"
         }
+
+
+def webhook_url(value: str | None) -> str | None:
+    """The value, when it is empty or an http or https URL. Raises ValueError."""
+    if value and not (value.lower().startswith(("http://", "https://")) and origin(value)):
+        raise ValueError("a webhook is an http or https URL")
+    return value
 
 
 class PromptRequest(Options):

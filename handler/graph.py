@@ -127,6 +127,7 @@ def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str, keep
     """
 
     def prefix(value: str) -> str:
+        value = re.sub(r"[\x00-\x1f]", "_", value)
         parts = [_cut(part, _LONGEST_NAME) for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
         name = parts.pop() if parts else ""
         return "/".join([folder, *parts, _cut(f"{stem}_{name}", _LONGEST_NAME) if keep and name else stem])

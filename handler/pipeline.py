@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from handler import credentials, delivery, graph, inputs, outputs, storage, webhooks, workflows
+from handler import credentials, delivery, graph, inputs, net, outputs, storage, webhooks, workflows
 from handler.comfy import Execution
 from handler.errors import BadRequest, ComfyError, DeliveryError, ServerStopped, UnknownWorkflow
 from handler.event import Graph, Options, Request, WorkflowRequest, parsed
@@ -144,6 +144,8 @@ def _rewritten(prompt: Graph, request: Request, attempt: str, deadline: float, s
         )
     if request.upload is not None:
         storage.receiver(request.upload, service.settings).check(request.upload, _auth_for(request))
+    for webhook in filter(None, (request.webhook, request.webhook_v2)):
+        net.check(webhook, allow_private=service.settings.allow_private_urls)
     auth_for = _auth_for(request)
     left = deadline - time.monotonic()
     prompt, hold = service.models.fetched(prompt, graph.models(prompt, classes), auth_for, timeout_s=left)

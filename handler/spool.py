@@ -13,7 +13,8 @@ from pathlib import Path
 
 import orjson
 
-from handler.webhooks import Delivery, encoded, shown
+from handler.result import encoded
+from handler.webhooks import Delivery, shown
 
 logger = logging.getLogger(__name__)
 

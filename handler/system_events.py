@@ -13,8 +13,9 @@ import tenacity
 
 from handler import net
 from handler.messages import Message
+from handler.result import encoded
 from handler.settings import BadSettings, Settings
-from handler.webhooks import Failed, Refused, Signer, encoded, post
+from handler.webhooks import Failed, Refused, Signer, post
 
 logger = logging.getLogger(__name__)
 

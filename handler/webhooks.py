@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import orjson
 import requests
 from standardwebhooks import Webhook
 
 from handler.errors import ForbiddenUrl, HandlerError
 from handler.event import Options
-from handler.result import Result
+from handler.result import Result, encoded
 from handler.settings import BadSettings, Settings
 
 # 4xx that say nothing about the request itself; after any other the same request would fail again.
@@ -123,15 +121,6 @@ def shown(url: str) -> str:
         return urlsplit(url).netloc.rpartition("@")[2]
     except ValueError:
         return ""
-
-
-def encoded(body: Mapping[str, Any]) -> bytes:
-    """As JSON. Raises TypeError for what has no form in it."""
-    try:
-        return orjson.dumps(body)
-    except TypeError:
-        # orjson has no integers above 64 bits and no lone surrogates; a graph may hold both.
-        return json.dumps(body).encode()
 
 
 def _complete(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -124,7 +124,9 @@ def test_a_failure_after_the_202_is_announced_once_to_each(
 def test_what_is_the_caller_s_fault_is_a_400_and_no_webhook(post: Post, hook: Receiver, clean: Comfyui) -> None:
     assert post(prompt={}, webhook=hook.url).status_code == 400
     assert post(prompt=graphs.load("http://127.0.0.1:1/x.png"), webhook_v2=hook.url).status_code == 400
-    assert post(prompt=graphs.empty(), webhook="ftp://x").status_code == 400
+    for url in ("ftp://x", "http://", "http://[", "http://host:port/"):
+        assert post(prompt=graphs.empty(), webhook=url).status_code == 400
+        assert post(prompt=graphs.empty(), webhook_v2=url).status_code == 400
     assert hook.got == []
 
 

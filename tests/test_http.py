@@ -79,13 +79,15 @@ def test_with_api_keys_one_must_be_shown(settings: Settings, headers: dict[str, 
 
 
 def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Comfyui) -> None:
+    queue = f"{clean.url}/prompt"
     with served(create_app(settings.model_copy(update={"queue_limit": 1}))) as url:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(requests.post, f"{url}/prompt", json={"prompt": graphs.sleep(0.6)}, timeout=20)
+            wait_until(lambda: requests.get(queue, timeout=5).json() == {"exec_info": {"queue_remaining": 1}})
             body = {"prompt": graphs.empty()}
-            wait_until(lambda: requests.post(f"{url}/prompt", json=body, timeout=20).status_code == 429)
             refused = requests.post(f"{url}/prompt", json=body, timeout=20)
-            assert (refused.json()["code"], refused.headers["retry-after"]) == ("QUEUE_FULL", "5")
+            assert (refused.status_code, refused.json()["code"]) == (429, "QUEUE_FULL")
+            assert refused.headers["retry-after"] == "5"
             assert running.result().status_code == 200
         assert requests.post(f"{url}/prompt", json=body, timeout=20).status_code == 200
 
@@ -236,6 +238,18 @@ def test_failures_have_their_status_and_one_shape(
     assert body["error"].endswith((".", "?", "broken"))
     assert body["location"].startswith("prompt.")
     assert body.keys() <= {"statusCode", "code", "error", "location", "node_errors"}
+
+
+@pytest.mark.parametrize("seed", [10**40, 1e300])
+def test_a_number_beyond_64_bits_is_refused_like_any_other(api: Api, clean: Comfyui, seed: float) -> None:
+    """ComfyUI's answer repeats it as an integer that the JSON encoder does not take: it was an internal error."""
+    answer = api("POST", "/prompt", json={"prompt": graphs.changed(graphs.txt2img(), "31", seed=seed)})
+    assert (answer.status_code, answer.json()["location"]) == (400, "prompt.31.inputs.seed")
+
+
+def test_a_class_without_a_name_is_an_unknown_one(api: Api, clean: Comfyui) -> None:
+    answer = api("POST", "/prompt", json={"prompt": {**graphs.empty(), "7": {"class_type": "", "inputs": {}}}})
+    assert (answer.status_code, answer.json()["code"]) == (400, "PROMPT_REJECTED")
 
 
 def test_a_deadline_is_a_504(api: Api, clean: Comfyui) -> None:

@@ -152,7 +152,7 @@ def test_a_subfolder_in_the_prefix_is_kept_in_the_name(service: Service, clean: 
 
 
 @pytest.mark.parametrize(
-    "prefix", ["../../up", "/abs/olute", "..\\win", "a/../../b", "x" * 400, "é" * 400 + "/y", "", "/"]
+    "prefix", ["../../up", "/abs/olute", "..\\win", "a/../../b", "x" * 400, "é" * 400 + "/y", "", "/", "a\0\n"]
 )
 def test_a_prefix_cannot_leave_the_job_s_folder(service: Service, clean: Comfyui, prefix: str) -> None:
     answer = asked(service, graphs.empty(prefix=prefix), id="i")
