@@ -36,7 +36,9 @@ class DownloadRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     url: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]", description="Where the model is: http, https, s3, ...")
-    model_type: str = Field(min_length=1, description="Model folder that it goes into, such as checkpoints or loras.")
+    model_type: str = Field(
+        min_length=1, max_length=255, description="Model folder that it goes into, such as checkpoints or loras."
+    )
     filename: str = Field("", description="Its name there; only the last part of a path counts. Default: the URL's.")
     wait: bool = Field(False, description="Answer when it is there, instead of at once.")
     auth: Auth | None = Field(None, description="Credentials for the URL. They are not kept.")

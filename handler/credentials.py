@@ -6,6 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr
 
+from handler.errors import BadRequest
+
+_LONGEST_URL = 8192
+
 
 class _Auth(BaseModel):
     # Not strict: a SecretStr is made of the caller's text.
@@ -61,7 +65,9 @@ class Credential(BaseModel):
 
 
 def chosen(credentials: Sequence[Credential], url: str) -> Auth | None:
-    """The auth of the first credential whose pattern matches the whole URL."""
+    """The auth of the first credential whose pattern matches the whole URL. Raises BadRequest for an endless one."""
+    if credentials and len(url) > _LONGEST_URL:
+        raise BadRequest(f"A URL has more than {_LONGEST_URL} characters.")
     return next((one.auth for one in credentials if matches(one.url_pattern, url)), None)
 
 

@@ -148,7 +148,9 @@ class Options(BaseModel):
     azure_blob_upload: AzureUpload | None = Field(None, description="Upload the outputs to Azure Blob Storage.")
     hf_upload: HfUpload | None = Field(None, description="Upload the outputs to the Hugging Face hub.")
     http_upload: HttpUpload | None = Field(None, description="PUT the outputs to a web server.")
-    credentials: list[Credential] = Field([], description="What to show at protected URLs; the first match wins.")
+    credentials: list[Credential] = Field(
+        [], max_length=100, description="What to show at protected URLs; the first match wins."
+    )
 
     @field_validator("webhook", "webhook_v2")
     @classmethod
@@ -203,6 +205,21 @@ def webhook_url(value: str | None) -> str | None:
     return value
 
 
+# Far more than any graph has. Beyond them it costs much to say what is wrong, and ComfyUI's own recursion ends.
+_MOST_NODES = 20_000
+_DEEPEST = 100
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        inner = [one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
+        if not inner:
+            return False
+        layer = [one for group in inner for one in group]
+    return any(isinstance(one, (dict, list)) for one in layer)
+
+
 class PromptRequest(Options):
     """The prompt dialect, and the body of POST /prompt."""
 
@@ -215,6 +232,10 @@ class PromptRequest(Options):
             raise ValueError(
                 "this is a workflow saved by the ComfyUI editor; export it with 'Workflow > Export (API)' instead"
             )
+        if isinstance(prompt, dict) and len(prompt) > _MOST_NODES:
+            raise ValueError(f"more than {_MOST_NODES} nodes")
+        if _is_deeper(prompt, _DEEPEST):
+            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
         return prompt
 
 
@@ -242,6 +263,8 @@ def parsed(event: Mapping[str, Any]) -> Request:
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_MOST_FAULTS = 20
+
 
 def validated(
     model: type[Model], given: Any, *, at: str = "", context: Mapping[str, Any] | None = None, strict: bool = True
@@ -255,7 +278,8 @@ def validated(
         return model.model_validate(given, strict=strict, context=dict(context or {}))
     except ValidationError as exc:
         faults = [(_path(error["loc"], given, at), error) for error in exc.errors(include_url=False)]
-        text = "; ".join(f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults)
+        told = [f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults[:_MOST_FAULTS]]
+        text = "; ".join(told) + (f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else "")
         raise BadRequest(text if text.endswith("?") else f"{text}.", location=faults[0][0] or None) from exc
 
 

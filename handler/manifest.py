@@ -138,6 +138,11 @@ def read(file: Path, name: str = "") -> Manifest:
 def _parsed(text: str, parse: Callable[[str], Any], name: str) -> Manifest:
     try:
         return Manifest.model_validate(parse(text) or {}, strict=True)
+    except yaml.MarkedYAMLError as exc:
+        # Its own text quotes the line, which may hold a token.
+        place = exc.problem_mark or exc.context_mark
+        where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
+        raise BadSettings(f"{name}: {where}{', '.join(filter(None, (exc.context, exc.problem)))}") from exc
     except (json.JSONDecodeError, yaml.YAMLError) as exc:
         raise BadSettings(f"{name}: {' '.join(str(exc).split())}") from exc
     except ValidationError as exc:

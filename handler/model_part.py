@@ -146,7 +146,7 @@ def named(url: str) -> str:
 def safe_name(given: str) -> str:
     """The caller's file name as it may stand in a model folder: its last part, not hidden. Raises BadRequest."""
     absolute = given.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", given)
-    name = re.split(r"[/\\]", given)[-1].lstrip(".").strip()
+    name = re.split(r"[/\\]", given)[-1].strip().lstrip(". ")
     if absolute or not name or _UNPRINTABLE.search(name) or len(name.encode()) > _LONGEST_NAME:
         raise BadRequest(f"{given[:100]!r} cannot be the name of a file in a model folder.", location="filename")
     return name

@@ -17,6 +17,11 @@ from handler.errors import BadRequest, ForbiddenUrl
 
 _MAX_REDIRECTS = 5
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Local NAT64, IPv4-compatible, site-local, SRv6 and documentation addresses, and IETF's own: Python 3.11 takes them for global.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in ("64:ff9b:1::/48", "::/96", "fec0::/10", "5f00::/16", "3fff::/20", "192.0.0.0/24")
+]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -92,7 +97,9 @@ def is_public(address: str) -> bool:
     """Whether an IP address is reachable by everybody: not loopback, private, link-local, multicast or reserved."""
     ip: Address = ipaddress.ip_address(address.partition("%")[0])
     embedded = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else None
-    return ip.is_global and not ip.is_multicast if embedded is None else is_public(str(embedded))
+    if embedded is not None:
+        return is_public(str(embedded))
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

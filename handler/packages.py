@@ -50,7 +50,7 @@ def python_of(settings: Settings) -> str:
 
 def ran(command: Sequence[str], what: str, *, cwd: Path | None = None, timeout_s: float = _TIMEOUT_S) -> str:
     """What a command wrote. Raises InstallFailed with `what` and the command's last words."""
-    logger.debug("running %s", shlex.join(command))
+    logger.debug("running %s", masked(shlex.join(command)))
     try:
         with subprocess.Popen(
             command,
@@ -89,4 +89,4 @@ def _reason(text: str) -> str:
 
 def masked(text: str) -> str:
     """A text without the users and passwords of the URLs in it."""
-    return re.sub(r"://[^/\s@]+@", "://", text)
+    return re.sub(r"://[^/\s]+@", "://", text)

@@ -147,7 +147,7 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as exc:
             faults = [(str(error["loc"][0]).upper(), error["msg"]) for error in exc.errors()]
-            raise BadSettings("; ".join(f"{name}={environ[name]!r}: {text}" for name, text in faults)) from exc
+            raise BadSettings("; ".join(f"{_named(name, environ)}: {text}" for name, text in faults)) from exc
 
     @model_validator(mode="before")
     @classmethod
@@ -202,3 +202,9 @@ def _metadata(environ: Mapping[str, str]) -> dict[str, str]:
     salad = [f"SALAD_{what}_{part}" for what in _SALAD for part in ("NAME", "ID")]
     salad += ["SALAD_INSTANCE_ID", "SALAD_MACHINE_ID"]
     return given | {name.lower(): environ[name] for name in salad if environ.get(name)}
+
+
+def _named(name: str, environ: Mapping[str, str]) -> str:
+    """A variable and its value, unless there may be a password in it."""
+    value = environ.get(name, "")
+    return name if "@" in value else f"{name}={value!r}"

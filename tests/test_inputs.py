@@ -207,6 +207,10 @@ def test_a_private_address_is_refused_unless_allowed(service: Service, clean: Co
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::127.0.0.1", False),
+        ("fec0::1", False),
+        ("192.0.0.8", False),
     ],
 )
 def test_public_addresses_are_told_from_the_rest(address: str, public: bool) -> None:

@@ -262,6 +262,18 @@ def test_a_bad_request_says_what_is_wrong_and_where(
     assert re.search(says, error.message)
 
 
+def test_a_graph_without_a_bottom_or_an_end_is_refused(service: Service, clean: Comfyui) -> None:
+    """It ended ComfyUI's worker by recursion, and what is wrong with so many nodes took gigabytes to say."""
+    deep: Any = {}
+    for _ in range(900):
+        deep = {"a": [deep]}
+    assert "levels deep" in refused(service, {"prompt": graphs.changed(graphs.empty(), "1", width=deep)}).message
+    many = {str(n): 0 for n in range(20_001)}
+    assert "20000 nodes" in refused(service, {"prompt": many}).message
+    assert "`credentials`" in refused(service, {"prompt": graphs.empty(), "credentials": [0] * 101}).message
+    assert "and 80 more" in refused(service, {"prompt": {str(n): 0 for n in range(100)}}).message
+
+
 def test_all_that_is_wrong_is_listed(service: Service) -> None:
     error = refused(service, {"prompt": None, "id": 5, "timeout_s": "x"})
     assert all(f"`{name}`" in error.message for name in ("prompt", "id", "timeout_s"))

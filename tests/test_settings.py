@@ -60,6 +60,12 @@ def test_a_bad_value_is_named_in_one_line(name: str, value: str) -> None:
     assert value in str(caught.value)
 
 
+def test_a_password_in_a_bad_value_is_not_shown() -> None:
+    with pytest.raises(BadSettings, match="HTTP_PROXY") as caught:
+        Settings.from_environ({"HTTP_PROXY": "socks5://user:s3cr3t@proxy:1"})
+    assert "s3cr3t" not in str(caught.value)
+
+
 def test_an_empty_value_counts_as_unset() -> None:
     assert Settings.from_environ({"PORT": "", "WARMUP_PROMPT_FILE": ""}).port == 3000
 
