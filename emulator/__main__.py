@@ -2,11 +2,13 @@
 
 import logging
 import signal
+import socket
 import sys
 
 import uvicorn
 
 from emulator.app import create_app
+from emulator.door import INTERRUPT_S, Door
 from emulator.listener import listening
 from handler import Settings, logs
 from handler.settings import BadSettings
@@ -33,15 +35,32 @@ def main() -> int:
         app,
         log_config=None,
         access_log=settings.log_level in ("trace", "debug"),
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        # Longer than the door's own: a request that it ends still gets its answer.
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s + 2 * INTERRUPT_S),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, app.state.door)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal that ended it once more; a server that was told to end has done well.
         signal.signal(number, lambda *_: None)
     with listener:
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            # A second signal makes uvicorn leave without a word to the application.
+            app.state.door.host.stop()
     return int(app.state.door.exit_code)
+
+
+class _Server(uvicorn.Server):
+    """Tells the door of the shutdown at its beginning; the lifespan's end comes when no request is left."""
+
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
+        super().__init__(config)
+        self._door = door
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._door.begin_close()
+        await super().shutdown(sockets)
 
 
 def _stop(server: uvicorn.Server) -> None:

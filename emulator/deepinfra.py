@@ -14,8 +14,8 @@ from starlette.responses import Response
 from emulator.bodies import form_body, json_body, media_type, parsed_json
 from emulator.door import Door
 from handler import HandlerError, Job, Result, Service, workflows
+from handler.errors import ServerStopped
 from handler.event import validated, webhook_url
-from handler.pipeline import STOPPED
 from handler.result import encoded
 from handler.webhooks import Delivery
 
@@ -96,7 +96,7 @@ async def infer(request: Request) -> Response:
 
     if not wish.webhook:
         return Response(await door.finish(job, shape), media_type="application/json")
-    promise = door.service.outbox.promise([_webhook(wish.webhook, job, _failed(job, began, STOPPED))])
+    promise = door.service.outbox.promise([_webhook(wish.webhook, job, _failed(job, began, ServerStopped()))])
 
     def told(outcome: HandlerError | Result) -> None:
         body = shape(outcome) if isinstance(outcome, Result) else _failed(job, began, outcome)

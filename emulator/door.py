@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +12,8 @@ from anyio import to_thread
 
 from emulator.errors import QueueFull
 from emulator.salad import DeletionCost
-from handler import HandlerError, Host, Job, Result, Service, Settings, execute, prepare
+from handler import HandlerError, Host, Job, Result, Service, Settings, Ticket, execute, prepare
+from handler.errors import ServerStopped
 from handler.result import encoded
 from handler.settings import BadSettings
 
@@ -24,8 +25,8 @@ T = TypeVar("T")
 _EXECUTE_THREADS = 32
 _PREPARE_THREADS = 16
 _PROBE_THREADS = 4
-# What an interrupted job needs to clean up and to leave word.
-_INTERRUPT_S = 15
+INTERRUPT_S = 15
+"""What interrupted jobs need to clean up and to leave word."""
 
 
 class Door:
@@ -35,17 +36,17 @@ class Door:
         self, settings: Settings, on_warm: Callable[[], None] = lambda: None, on_end: Callable[[], None] = lambda: None
     ) -> None:
         self.host = Host(settings, on_exit=self._comfyui_ended)
-        self._pending = 0
         salad = settings.salad_metadata_url if settings.on_salad else None
         self._deletion_cost = DeletionCost(salad) if salad else None
         self.exit_code = 0
         self._on_warm = on_warm
         self._on_end = on_end
-        self._closing = False
-        # The jobs that have not finished, by prompt id; and those among them that no thread has yet.
-        self._jobs: dict[str, Job] = {}
-        self._waiting: set[str] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        # The requests that have been taken and not been finished.
+        self._tickets: dict[str, Ticket] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ending: asyncio.Task[None] | None = None
         # Not AnyIO's default limiter: what waits in these must not delay a probe.
         self._preparing = anyio.CapacityLimiter(_PREPARE_THREADS)
         self._executing = anyio.CapacityLimiter(_EXECUTE_THREADS)
@@ -59,12 +60,11 @@ class Door:
     @property
     def pending(self) -> int:
         """How many requests have been taken and not been finished."""
-        return self._pending
+        return len(self._tickets)
 
-    def _count(self, change: int) -> None:
-        self._pending += change
-        if self._deletion_cost:
-            self._deletion_cost.set(self._pending)
+    @property
+    def closing(self) -> bool:
+        return self._ending is not None
 
     def open(self) -> None:
         """Bring ComfyUI up in the background; the server listens meanwhile, and /health says that it is not healthy."""
@@ -72,19 +72,21 @@ class Door:
         if self._deletion_cost:
             self._deletion_cost.start()
 
+    def begin_close(self) -> None:
+        """Take nothing new. What runs gets SHUTDOWN_GRACE_S; what is left then ends with ServerStopped."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end_requests())
+
     async def close(self) -> None:
-        """End: what runs gets SHUTDOWN_GRACE_S, what is left then is interrupted, and its webhooks say so."""
-        self._closing = True
-        grace = self.service.settings.shutdown_grace_s
-        if self._background:
-            await asyncio.wait(self._background, timeout=grace)
-        for job in self._jobs.values():
-            await self.ask(partial(self._interrupt, job))
-        if self._background:
-            await asyncio.wait(self._background, timeout=_INTERRUPT_S)
-        await to_thread.run_sync(self.host.stop, limiter=self._probing)
-        if self._deletion_cost:
-            self._deletion_cost.stop()
+        """End all requests as `begin_close` says, and ComfyUI with them."""
+        try:
+            self.begin_close()
+            assert self._ending is not None
+            await self._ending
+        finally:
+            await to_thread.run_sync(self.host.stop, limiter=self._probing)
+            if self._deletion_cost:
+                self._deletion_cost.stop()
 
     async def ask(self, question: Callable[[], T]) -> T:
         """Something short about ComfyUI, on a thread that no prompt holds."""
@@ -93,41 +95,77 @@ class Door:
     async def admit(self, event: Callable[[], Mapping[str, Any]]) -> Job:
         """The job of an event, which is made on the thread that prepares it. To be finished or left to `finish_later`.
 
-        Raises QueueFull, and whatever `prepare` raises.
+        Raises QueueFull, ServerStopped, and whatever `prepare` raises.
         """
         limit = self.service.settings.queue_limit
-        if limit and self._pending >= limit:
-            raise QueueFull(f"{self._pending} requests are waiting or running, which is the limit (QUEUE_LIMIT).")
-        self._count(1)
+        if limit and self.pending >= limit:
+            raise QueueFull(f"{self.pending} requests are waiting or running, which is the limit (QUEUE_LIMIT).")
+        if self.closing:
+            raise ServerStopped()
+        ticket = Ticket()
+        self._enter(ticket)
+        task = self._spawn(self._prepared(event, ticket))
         try:
-            job = await to_thread.run_sync(lambda: prepare(event(), self.service), limiter=self._preparing)
-        except BaseException:
-            self._count(-1)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The caller is gone, the thread is not: what it has prepared is cleaned up as soon as it is there.
+            ticket.cancel()
+            task.add_done_callback(self._abandoned)
             raise
-        self._jobs[job.prompt_id] = job
-        self._waiting.add(job.prompt_id)
-        return job
 
     async def finish(self, job: Job, shape: Callable[[Result], Mapping[str, Any]] = Result.answer) -> bytes:
         """Execute a job; gives its answer as JSON."""
-        try:
-            return await to_thread.run_sync(self._executed, job, shape, limiter=self._executing)
-        finally:
-            self._count(-1)
-            self._jobs.pop(job.prompt_id)
-            self._waiting.discard(job.prompt_id)
+        return await asyncio.shield(self._spawn(self._finished(job, shape)))
 
     def finish_later(self, job: Job, told: Callable[[HandlerError | Result], None] = lambda _: None) -> None:
         """Execute a job whose caller does not wait; its webhooks tell how it ended, or who is `told`, and so does the log."""
-        task = asyncio.create_task(self._finish_unseen(job, told))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._spawn(self._finish_unseen(job, told))
 
     async def interrupt(self, request_id: str) -> str | None:
-        """End the jobs of an id: where they were, "queued" or "running"; None when there is none that has not finished."""
-        jobs = [job for job in self._jobs.values() if job.request.id == request_id]
-        found = {await self.ask(partial(self._interrupt, job)) for job in jobs}
+        """End the requests of an id: where they were, "queued" or "running"; None when there is none that can be ended."""
+        tickets = [ticket for ticket in self._tickets.values() if ticket.request_id == request_id]
+        found = {await self.ask(partial(self.service.comfy.interrupt, ticket)) for ticket in tickets}
         return "running" if "running" in found else "queued" if "queued" in found else None
+
+    def _enter(self, ticket: Ticket) -> None:
+        self._tickets[ticket.prompt_id] = ticket
+        self._idle.clear()
+        self._count()
+
+    def _leave(self, ticket: Ticket) -> None:
+        del self._tickets[ticket.prompt_id]
+        if not self._tickets:
+            self._idle.set()
+        self._count()
+
+    def _count(self) -> None:
+        if self._deletion_cost:
+            self._deletion_cost.set(self.pending)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work that goes on when who asked for it is cancelled, and whose error is then nobody's."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _prepared(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket) -> Job:
+        try:
+            return await to_thread.run_sync(lambda: prepare(event(), self.service, ticket), limiter=self._preparing)
+        except BaseException:
+            self._leave(ticket)
+            raise
+
+    def _abandoned(self, prepared: asyncio.Task[Job]) -> None:
+        if not prepared.cancelled() and prepared.exception() is None:
+            self.finish_later(prepared.result())
+
+    async def _finished(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
+        try:
+            return await to_thread.run_sync(lambda: encoded(shape(execute(job, self.service))), limiter=self._executing)
+        finally:
+            self._leave(job.ticket)
 
     async def _finish_unseen(self, job: Job, told: Callable[[HandlerError | Result], None]) -> None:
         def shape(result: Result) -> Mapping[str, Any]:
@@ -135,7 +173,7 @@ class Door:
             return {}
 
         try:
-            await self.finish(job, shape)
+            await self._finished(job, shape)
         except HandlerError as exc:
             logger.info("job %r: %s: %s", job.request.id, exc.code, exc.message)
             await self.ask(partial(told, exc))
@@ -143,19 +181,21 @@ class Door:
             logger.exception("job %r: a bug", job.request.id)
             await self.ask(partial(told, HandlerError("Internal error; the server's log says more.")))
 
-    def _interrupt(self, job: Job) -> str | None:
-        comfy = self.service.comfy
-        was = comfy.interrupt(job.prompt_id)
-        if was is None and job.prompt_id in self._waiting:
-            comfy.line.refuse(job.prompt_id)
-            # It may have got its thread in this moment.
-            was = comfy.interrupt(job.prompt_id) or "queued"
-        return was
+    async def _end_requests(self) -> None:
+        if await self._is_idle(self.service.settings.shutdown_grace_s):
+            return
+        logger.warning("%d requests are ended by the shutdown", self.pending)
+        for ticket in self._tickets.values():
+            # No question to ComfyUI, which may hang: whoever waits for the prompt there takes it back.
+            self.service.comfy.line.cancel(ticket, ServerStopped())
+        await self._is_idle(INTERRUPT_S)
 
-    def _executed(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
-        # From here on the line knows it.
-        self._waiting.discard(job.prompt_id)
-        return encoded(shape(execute(job, self.service)))
+    async def _is_idle(self, timeout_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
 
     def _start(self) -> None:
         try:
@@ -172,7 +212,7 @@ class Door:
         self._end(code or 1, "ComfyUI ended, and so does this server")
 
     def _end(self, code: int, reason: str) -> None:
-        if not self._closing:
+        if not self.closing:
             logger.error("%s", reason)
             self.exit_code = code
             self._on_end()

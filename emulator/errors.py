@@ -25,6 +25,7 @@ _STATUS: dict[type[Exception], int] = {
     errors.PromptFailed: 500,
     errors.PromptInterrupted: 499,
     errors.PromptTimeout: 504,
+    errors.ServerStopped: 503,
     errors.OutputError: 500,
     errors.DeliveryError: 502,
 }

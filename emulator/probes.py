@@ -17,9 +17,9 @@ async def health(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Ready to take prompts: warm, with a ComfyUI that answers, and below MAX_QUEUE_DEPTH."""
+    """Ready to take prompts: warm and not about to end, with a ComfyUI that answers, and below MAX_QUEUE_DEPTH."""
     door: Door = request.app.state.door
-    good = door.host.ready and await door.ask(lambda: _has_room(door))
+    good = door.host.ready and not door.closing and await door.ask(lambda: _has_room(door))
     return _status(200, "ready") if good else _status(503, "not ready")
 
 

@@ -2,6 +2,7 @@
 
 from handler.errors import HandlerError
 from handler.host import Host, handler
+from handler.line import Ticket
 from handler.pipeline import Job, accepted, execute, prepare
 from handler.result import Result
 from handler.service import Service
@@ -9,4 +10,16 @@ from handler.settings import Settings
 
 __version__ = "0.1.0"
 
-__all__ = ["HandlerError", "Host", "Job", "Result", "Service", "Settings", "accepted", "execute", "handler", "prepare"]
+__all__ = [
+    "HandlerError",
+    "Host",
+    "Job",
+    "Result",
+    "Service",
+    "Settings",
+    "Ticket",
+    "accepted",
+    "execute",
+    "handler",
+    "prepare",
+]

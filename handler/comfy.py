@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from handler import comfy_errors
-from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, PromptInterrupted, PromptTimeout
+from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError, PromptTimeout
 from handler.event import Graph
 from handler.graph import NodeClass, node_class
 from handler.line import Line, Ticket
@@ -120,19 +120,20 @@ class Comfy:
     def run(
         self,
         graph: Graph,
+        ticket: Ticket,
         *,
-        prompt_id: str,
         deadline: float,
         extra_data: Mapping[str, Any] | None = None,
         on_turn: Callable[[], None] = lambda: None,
         on_message: Callable[[Message], None] = lambda _: None,
     ) -> Execution:
-        """Run a graph to its end. `prompt_id` must be fresh, `deadline` is in seconds of time.monotonic.
+        """Run a graph to its end. `ticket` must be fresh, `deadline` is in seconds of time.monotonic.
 
-        Raises PromptRejected, PromptFailed, PromptInterrupted, PromptTimeout, ComfyUnreachable or ComfyCrashed; after any of
-        them the prompt is no longer in ComfyUI's queue, if ComfyUI lives.
+        Raises PromptRejected, PromptFailed, PromptTimeout, ComfyUnreachable, ComfyCrashed, PromptInterrupted, or whatever the
+        ticket is cancelled with; after any of them the prompt is no longer in ComfyUI's queue, if ComfyUI lives.
         """
-        with self.line.turn(prompt_id, deadline) as ticket:
+        prompt_id = ticket.prompt_id
+        with self.line.turn(ticket, deadline):
             on_turn()
             # Listen first: a cached graph finishes before POST /prompt answers.
             with closing(Watch(self.url, prompt_id, on_message)) as watch:
@@ -144,14 +145,21 @@ class Comfy:
                 except BaseException:
                     self._take_back(prompt_id)
                     raise
+        ticket.check()
         comfy_errors.raise_failure(entry, graph)
         return Execution(entry, watch.node_started, watch.node_ended)
 
-    def interrupt(self, prompt_id: str) -> str | None:
-        """End a prompt, wherever it is: "queued" or "running"; None for one that is not ours or is finished."""
-        was = self.line.cancel(prompt_id)
+    def interrupt(self, ticket: Ticket, reason: HandlerError | None = None) -> str | None:
+        """End a request, by default with PromptInterrupted, and say where it was: "queued" before its prompt's turn, or
+        "running"; None when it cannot be ended any more."""
+        was = self.line.cancel(ticket, reason)
         if was == "running":
-            self._drop(prompt_id)
+            try:
+                self._drop(ticket.prompt_id)
+            except ComfyUnreachable:
+                logger.warning(
+                    "prompt %s: ComfyUI does not answer; it is taken back as soon as it does", ticket.prompt_id
+                )
         return was
 
     def forget(self, prompt_id: str) -> None:
@@ -168,15 +176,15 @@ class Comfy:
         if not answer.ok and answer.status_code != requests.codes.bad_request:
             raise ComfyError(f"ComfyUI answered {answer.status_code} to the prompt; its log says why.")
         # Also when it said 200: it would run the valid outputs only, and call that a success.
-        if not answer.ok or answer.json().get("node_errors"):
-            raise comfy_errors.rejected(answer.json(), graph, self.options)
+        told = _parsed(answer, "the prompt")
+        if not answer.ok or told.get("node_errors"):
+            raise comfy_errors.rejected(told, graph, self.options)
 
     def _end(self, ticket: Ticket, watch: Watch, deadline: float) -> Mapping[str, Any]:
         """Wait for the history entry, which alone says how a prompt ended; the websocket says when to look."""
         missing_since: float | None = None
         while True:
-            if ticket.cancelled:
-                raise PromptInterrupted("The prompt was interrupted.")
+            ticket.check()
             if time.monotonic() > deadline:
                 raise PromptTimeout("The prompt took longer than its time limit.")
             finished = watch.wait(min(_LOOK_INTERVAL_S, max(0.0, deadline - time.monotonic())))
@@ -219,14 +227,14 @@ class Comfy:
             while self._queued(prompt_id) and time.monotonic() < end:
                 time.sleep(_POLL_INTERVAL_S)
             self.forget(prompt_id)
-        except ComfyUnreachable:
-            logger.warning("prompt %s: ComfyUI went away before it could be taken back", prompt_id)
+        except ComfyError as exc:
+            logger.warning("prompt %s: it could not be taken back: %s", prompt_id, exc.message)
 
     def _json(self, path: str, **options: Any) -> Any:
         answer = self._get(path, **options)
         if not answer.ok:
             raise ComfyError(f"ComfyUI answered {answer.status_code} to GET {path}.")
-        return orjson.loads(answer.content)
+        return _parsed(answer, f"GET {path}")
 
     def _get(self, path: str, **options: Any) -> requests.Response:
         return self._request("GET", path, **options)
@@ -240,6 +248,19 @@ class Comfy:
             return session.request(method, self.url + path, allow_redirects=False, **options)
         except requests.RequestException as exc:
             raise ComfyUnreachable("ComfyUI does not answer.") from exc
+
+
+def _parsed(answer: requests.Response, what: str) -> Any:
+    """The JSON that ComfyUI sent. Its own has NaN and Infinity in it, which JSON has not and orjson refuses: a node's
+    IS_CHANGED often gives NaN, and limits of inputs are infinite."""
+    try:
+        return orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        logger.debug("ComfyUI's answer to %s is not strict JSON", what)
+    try:
+        return json.loads(answer.content)
+    except ValueError as exc:
+        raise ComfyError(f"ComfyUI's answer to {what} is not JSON.") from exc
 
 
 def _session() -> requests.Session:

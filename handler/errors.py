@@ -128,6 +128,9 @@ class ServerStopped(HandlerError):
     code = "SERVER_STOPPED"
     retryable = True
 
+    def __init__(self) -> None:
+        super().__init__("The server stopped before the prompt was finished.")
+
 
 class OutputError(HandlerError):
     code = "OUTPUT_UNAVAILABLE"

@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -12,7 +13,7 @@ import pybase64
 
 from handler import convert, graph, storage
 from handler.comfy import Comfy
-from handler.errors import HandlerError, InputUnavailable, TooLarge
+from handler.errors import HandlerError, InputUnavailable, PromptTimeout, TooLarge
 from handler.event import Graph
 from handler.graph import NodeClasses, Place
 from handler.net import shown
@@ -36,25 +37,33 @@ class _Fetched:
 
 
 def placed(
-    prompt: Graph, classes: NodeClasses, folder: str, auth_for: AuthFor, comfy: Comfy, settings: Settings
+    prompt: Graph,
+    classes: NodeClasses,
+    folder: str,
+    auth_for: AuthFor,
+    comfy: Comfy,
+    settings: Settings,
+    *,
+    deadline: float,
 ) -> Graph:
     """The graph with everything fetched that its uploadable inputs hold, and put into `folder` of ComfyUI's input folder.
 
-    Over HTTP when that folder is not on this disk. Raises InputUnavailable, ForbiddenUrl or TooLarge with the place as
-    location; what was written until then is the caller's to remove.
+    Over HTTP when that folder is not on this disk. `deadline` is in seconds of time.monotonic. Raises InputUnavailable,
+    ForbiddenUrl, TooLarge or PromptTimeout with the place as location; what was written until then is the caller's to remove.
     """
     places = [place for place in graph.media(prompt, classes) if not _is_there(place.value, comfy)]
     if not places:
         return prompt
+    fetcher = _Fetcher(auth_for, settings, deadline)
     local = settings.input_dir / folder
     if settings.input_dir.is_dir():
-        done = [_fetched(place, local, settings, auth_for) for place in places]
+        done = fetcher.fetched(places, local)
         if not comfy.has_input(f"{folder}/{done[0].files[0].relative_to(local).as_posix()}"):
             _upload(done, local, folder, comfy)
             shutil.rmtree(local)
     else:
         with tempfile.TemporaryDirectory() as name:
-            done = [_fetched(place, Path(name), settings, auth_for) for place in places]
+            done = fetcher.fetched(places, Path(name))
             _upload(done, Path(name), folder, comfy)
     return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
 
@@ -78,34 +87,44 @@ def _value(one: _Fetched, prefix: str) -> str:
     return f"{prefix}/{name}"
 
 
-def _fetched(place: Place, folder: Path, settings: Settings, auth_for: AuthFor) -> _Fetched:
-    name = f"{graph.stem(place.node_id)}_{graph.stem(place.name)}"
-    try:
-        if isinstance(place.value, str):
-            return _Fetched(place, [_file(place.value, place.medium, folder, name, settings, auth_for)])
-        folder = folder / name
-        return _Fetched(
-            place,
-            [_file(value, "image", folder, f"{n:05d}", settings, auth_for) for n, value in enumerate(place.value)],
-        )
-    except HandlerError as exc:
-        exc.location = exc.location or place.location
-        raise
+@dataclass(frozen=True)
+class _Fetcher:
+    auth_for: AuthFor
+    settings: Settings
+    deadline: float
 
+    def fetched(self, places: list[Place], folder: Path) -> list[_Fetched]:
+        """The files of all places, in `folder`. Numbered: two nodes' ids can differ in what no file name can hold."""
+        return [self._fetched(place, folder, f"{n}_{graph.stem(place.name)}") for n, place in enumerate(places)]
 
-def _file(value: str, medium: str, folder: Path, name: str, settings: Settings, auth_for: AuthFor) -> Path:
-    """One value as a file with the ending that its content asks for."""
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = folder / f"{name}.part"
-    max_bytes = int(settings.max_input_size_mb * (1 << 20))
-    with raw.open("w+b") as file:
-        if _URL.match(value):
-            store, limit_s = storage.chosen(value, settings), settings.input_timeout_s
-            store.fetch(value, file, auth=auth_for(value), max_bytes=max_bytes, timeout_s=limit_s)
-        else:
-            file.write(_decoded(value, max_bytes))
-    what = shown(value) if _URL.match(value) else "The value"
-    return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
+    def _fetched(self, place: Place, folder: Path, name: str) -> _Fetched:
+        try:
+            if isinstance(place.value, str):
+                return _Fetched(place, [self._file(place.value, place.medium, folder, name)])
+            values = enumerate(place.value)
+            return _Fetched(place, [self._file(value, "image", folder / name, f"{n:05d}") for n, value in values])
+        except HandlerError as exc:
+            exc.location = exc.location or place.location
+            raise
+
+    def _file(self, value: str, medium: str, folder: Path, name: str) -> Path:
+        """One value as a file with the ending that its content asks for."""
+        folder.mkdir(parents=True, exist_ok=True)
+        raw = folder / f"{name}.part"
+        max_bytes = int(self.settings.max_input_size_mb * (1 << 20))
+        with raw.open("w+b") as file:
+            if _URL.match(value):
+                store = storage.chosen(value, self.settings)
+                store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes, timeout_s=self._limit_s())
+            else:
+                file.write(_decoded(value, max_bytes))
+        what = shown(value) if _URL.match(value) else "The value"
+        return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
+
+    def _limit_s(self) -> float:
+        if (left := self.deadline - time.monotonic()) <= 0:
+            raise PromptTimeout("The time limit was over before the inputs were there.")
+        return min(self.settings.input_timeout_s, left)
 
 
 def _decoded(value: str, max_bytes: int) -> bytes:

@@ -5,16 +5,50 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
+from uuid import uuid4
 
-from handler.errors import PromptInterrupted, PromptTimeout
+from handler.errors import HandlerError, PromptInterrupted, PromptTimeout
 
 
 class Ticket:
-    """One prompt's place in the line. Once cancelled it stays so."""
+    """A request's way through the handler: what another thread needs to end it, from the moment that it comes.
 
-    def __init__(self, prompt_id: str) -> None:
-        self.prompt_id = prompt_id
-        self.cancelled = False
+    `request_id` is known once the request has been read, `turn_came` once its prompt is in ComfyUI's queue or about to be.
+    """
+
+    def __init__(self) -> None:
+        self.prompt_id = str(uuid4())
+        self.request_id: str | None = None
+        self.turn_came = False
+        self._lock = threading.Lock()
+        self._reason: HandlerError | None = None
+        self._settled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._reason is not None
+
+    def cancel(self, reason: HandlerError | None = None) -> bool:
+        """Make the request end with an error, by default PromptInterrupted. False: nothing is left that could be ended."""
+        with self._lock:
+            if not self._settled and self._reason is None:
+                self._reason = reason or PromptInterrupted("The prompt was interrupted.")
+            return not self._settled
+
+    def check(self) -> None:
+        """Raise what it was cancelled with, if it was."""
+        if self._reason is not None:
+            raise self._reason
+
+    def settle(self) -> None:
+        """From here on it cannot be cancelled. Raises what it was cancelled with, if it was."""
+        with self._lock:
+            self.check()
+            self._settled = True
+
+    def finish(self) -> None:
+        """It has ended, however it did."""
+        self._settled = True
 
 
 class Line:
@@ -24,26 +58,22 @@ class Line:
         self._inside = inside
         self._changed = threading.Condition()
         self._tickets: list[Ticket] = []
-        self._unwanted: set[str] = set()
 
     def __len__(self) -> int:
         """How many prompts are waiting or inside."""
         return len(self._tickets)
 
     @contextmanager
-    def turn(self, prompt_id: str, deadline: float) -> Iterator[Ticket]:
+    def turn(self, ticket: Ticket, deadline: float) -> Iterator[None]:
         """Wait for this prompt's turn, and hold it.
 
-        `deadline` is in seconds of time.monotonic. Raises PromptTimeout, or PromptInterrupted when cancelled while waiting.
+        `deadline` is in seconds of time.monotonic. Raises PromptTimeout, or what the ticket is cancelled with while it waits.
         """
-        ticket = Ticket(prompt_id)
         with self._changed:
-            ticket.cancelled = prompt_id in self._unwanted
-            self._unwanted.discard(prompt_id)
             self._tickets.append(ticket)
         try:
             self._wait(ticket, deadline)
-            yield ticket
+            yield
         finally:
             with self._changed:
                 self._tickets.remove(ticket)
@@ -55,22 +85,15 @@ class Line:
                 lambda: ticket.cancelled or ticket in self._tickets[: self._inside],
                 timeout=max(0.0, deadline - time.monotonic()),
             )
-            if ticket.cancelled:
-                raise PromptInterrupted("The prompt was cancelled while it waited for its turn.")
+            ticket.check()
             if ticket not in self._tickets[: self._inside]:
                 raise PromptTimeout("The prompt's time was over before its turn came.")
+            ticket.turn_came = True
 
-    def refuse(self, prompt_id: str) -> None:
-        """Cancel a prompt that is still to come; it must come."""
+    def cancel(self, ticket: Ticket, reason: HandlerError | None = None) -> Literal["queued", "running"] | None:
+        """Cancel a ticket wherever it is, and say where that was; None when nothing is left that could be ended."""
         with self._changed:
-            self._unwanted.add(prompt_id)
-
-    def cancel(self, prompt_id: str) -> Literal["queued", "running"] | None:
-        """Mark a prompt as cancelled, and say where it was; None for one that is not here."""
-        with self._changed:
-            for position, ticket in enumerate(self._tickets):
-                if ticket.prompt_id == prompt_id:
-                    ticket.cancelled = True
-                    self._changed.notify_all()
-                    return "running" if position < self._inside else "queued"
-        return None
+            if not ticket.cancel(reason):
+                return None
+            self._changed.notify_all()
+            return "running" if ticket.turn_came else "queued"

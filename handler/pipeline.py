@@ -6,15 +6,23 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from handler import credentials, delivery, graph, inputs, net, outputs, storage, webhooks, workflows
 from handler.comfy import Execution
-from handler.errors import BadRequest, ComfyError, DeliveryError, ServerStopped, UnknownWorkflow
+from handler.errors import (
+    BadRequest,
+    ComfyError,
+    DeliveryError,
+    InputUnavailable,
+    PromptTimeout,
+    ServerStopped,
+    UnknownWorkflow,
+)
 from handler.event import Graph, Options, Request, WorkflowRequest, parsed
+from handler.line import Ticket
 from handler.messages import Message
 from handler.models import Hold
 from handler.outbox import Promise
@@ -23,17 +31,16 @@ from handler.service import Service
 
 logger = logging.getLogger(__name__)
 
-STOPPED = ServerStopped("The server stopped before the prompt was finished.")
-
 
 @dataclass(frozen=True)
 class Job:
     """A request with nothing left to check: only ComfyUI can still refuse it.
 
-    `attempt` is fresh for every job: the name of its folders in ComfyUI's input and output folder. `hold` keeps the models
-    that it uses from being removed. Times are in seconds of time.monotonic.
+    `attempt` is fresh for every job: the name of its folders in ComfyUI's input and output folder. `ticket` is what
+    `Comfy.interrupt` takes. `hold` keeps the models that it uses from being removed. Times are in seconds of time.monotonic.
     """
 
+    ticket: Ticket
     request: Request
     fields: Mapping[str, Any]
     graph: Graph
@@ -43,7 +50,6 @@ class Job:
     received: float
     prepared: float
     deadline: float
-    prompt_id: str = field(default_factory=lambda: str(uuid4()))
 
 
 def run(event: Mapping[str, Any], service: Service) -> dict[str, Any]:
@@ -51,13 +57,16 @@ def run(event: Mapping[str, Any], service: Service) -> dict[str, Any]:
     return execute(prepare(event, service), service).answer()
 
 
-def prepare(event: Mapping[str, Any], service: Service) -> Job:
+def prepare(event: Mapping[str, Any], service: Service, ticket: Ticket | None = None) -> Job:
     """Everything that can be the caller's fault: validate, expand a workflow, fetch inputs, rewrite the graph.
 
-    Raises BadRequest and its kinds, and leaves nothing behind then.
+    With a `ticket` of one's own the request can be ended from here on. Raises BadRequest and its kinds, PromptTimeout, or what
+    the ticket is cancelled with, and leaves nothing behind then.
     """
     received = time.monotonic()
+    ticket = ticket or Ticket()
     request = parsed(event)
+    ticket.request_id = request.id
     fields, prompt = _expanded(request, service)
     attempt = secrets.token_hex(8)
     seconds = min(request.timeout_s or service.settings.prompt_timeout_s, service.settings.prompt_timeout_s)
@@ -65,9 +74,10 @@ def prepare(event: Mapping[str, Any], service: Service) -> Job:
         undo.callback(_remove_folders, attempt, service)
         ready, hold = _rewritten(prompt, request, attempt, received + seconds, service)
         undo.push(hold)
-        promise = service.outbox.promise(webhooks.failed(request, ready, STOPPED))
+        ticket.check()
+        promise = service.outbox.promise(webhooks.failed(request, ready, ServerStopped()))
         undo.pop_all()
-    return Job(request, fields, ready, attempt, hold, promise, received, time.monotonic(), received + seconds)
+    return Job(ticket, request, fields, ready, attempt, hold, promise, received, time.monotonic(), received + seconds)
 
 
 def accepted(job: Job) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def execute(job: Job, service: Service, on_message: Callable[[Message], None] = 
 def _executed(job: Job, service: Service, on_message: Callable[[Message], None]) -> Result:
     began = time.monotonic()
     turn: list[float] = []
-    report = service.events.for_prompt(job.prompt_id, job.request.id, job.attempt)
+    report = service.events.for_prompt(job.ticket.prompt_id, job.request.id, job.attempt)
 
     def tell(message: Message) -> None:
         report(message)
@@ -107,7 +117,7 @@ def _executed(job: Job, service: Service, on_message: Callable[[Message], None])
 
     execution = service.comfy.run(
         job.graph,
-        prompt_id=job.prompt_id,
+        job.ticket,
         deadline=job.deadline,
         on_turn=lambda: turn.append(time.monotonic()),
         on_message=tell,
@@ -115,6 +125,7 @@ def _executed(job: Job, service: Service, on_message: Callable[[Message], None])
     finished = time.monotonic()
     done = _outputs(job, execution, service)
     converted = time.monotonic()
+    job.ticket.settle()
     images = _delivered(job, done, service)
     delivered = time.monotonic()
     marks = (job.received, job.prepared, began, turn[0], finished, converted, delivered)
@@ -146,15 +157,34 @@ def _rewritten(prompt: Graph, request: Request, attempt: str, deadline: float, s
         storage.receiver(request.upload, service.settings).check(request.upload, _auth_for(request))
     for webhook in filter(None, (request.webhook, request.webhook_v2)):
         net.check(webhook, allow_private=service.settings.allow_private_urls)
-    auth_for = _auth_for(request)
-    left = deadline - time.monotonic()
-    prompt, hold = service.models.fetched(prompt, graph.models(prompt, classes), auth_for, timeout_s=left)
-    with ExitStack() as undo:
-        undo.push(hold)
-        prompt = inputs.placed(prompt, classes, attempt, auth_for, service.comfy, service.settings)
-        undo.pop_all()
+    prompt, hold = _fetched(prompt, classes, attempt, _auth_for(request), deadline, service)
     stem, keep = graph.stem(request.id), service.settings.prepend_filenames
     return graph.prefixed(prompt, classes, folder=attempt, stem=stem, keep=keep), hold
+
+
+def _fetched(
+    prompt: Graph,
+    classes: graph.NodeClasses,
+    attempt: str,
+    auth_for: storage.AuthFor,
+    deadline: float,
+    service: Service,
+) -> tuple[Graph, Hold]:
+    """The graph with its models and inputs fetched, and the hold on the models. Raises PromptTimeout after the deadline."""
+    with ExitStack() as undo:
+        try:
+            left = deadline - time.monotonic()
+            prompt, hold = service.models.fetched(prompt, graph.models(prompt, classes), auth_for, timeout_s=left)
+            undo.push(hold)
+            placed = inputs.placed(
+                prompt, classes, attempt, auth_for, service.comfy, service.settings, deadline=deadline
+            )
+        except InputUnavailable as exc:
+            if time.monotonic() < deadline:
+                raise
+            raise PromptTimeout("The time limit was over before the inputs were there.", location=exc.location) from exc
+        undo.pop_all()
+    return placed, hold
 
 
 def _outputs(job: Job, execution: Execution, service: Service) -> list[outputs.Output]:
@@ -230,12 +260,13 @@ def _ms(start: float, end: float) -> float:
 
 def _clean(job: Job, service: Service, *, keep_outputs: bool) -> None:
     """Remove a finished job's files and its entry in ComfyUI's history, and let go of its models."""
+    job.ticket.finish()
     job.hold.close()
     _remove(service.settings.input_dir / job.attempt)
     if not keep_outputs:
         _remove(service.settings.output_dir / job.attempt)
     try:
-        service.comfy.forget(job.prompt_id)
+        service.comfy.forget(job.ticket.prompt_id)
     except ComfyError as exc:
         logger.warning("job %r: its history entry stays: %s", job.request.id, exc)
 

@@ -71,7 +71,9 @@ class Settings(BaseModel):
     queue_limit: int = Field(0, ge=0, description="Jobs at which another one is refused with 429. 0: no limit.")
     input_timeout_s: float = Field(60, gt=0, description="Seconds that fetching one input may take.")
     prompt_timeout_s: float = Field(3600, gt=0, description="Seconds that a job may take, waiting included.")
-    shutdown_grace_s: float = Field(30, ge=0, description="Seconds that running requests get at a shutdown.")
+    shutdown_grace_s: float = Field(
+        30, ge=0, description="Seconds that requests get at a shutdown. What is left then ends with SERVER_STOPPED."
+    )
     allow_private_urls: bool = Field(
         False, description="Allow callers' URLs that lead to loopback, private and link-local addresses."
     )

@@ -1,17 +1,24 @@
 """The conversation with ComfyUI: its refusals, failures, and silences."""
 
+import math
 import threading
 import time
 from typing import Any
 
 import pytest
 import requests
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from handler import HandlerError, Job, Service
-from handler.errors import PromptFailed, PromptInterrupted, PromptRejected, PromptTimeout
+from handler.comfy import Comfy
+from handler.errors import ComfyError, PromptFailed, PromptInterrupted, PromptRejected, PromptTimeout
 from handler.pipeline import execute, prepare, run
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
+from tests.live import served
 
 
 def refused(service: Service, prompt: Any, **options: Any) -> HandlerError:
@@ -113,7 +120,7 @@ def test_a_deadline_counts_the_waiting(service: Service, clean: Comfyui) -> None
     job = prepare({"input": {"prompt": graphs.sleep(30)}}, single)
     with _Running(single, job) as running:
         assert "before its turn" in refused(single, graphs.empty(), timeout_s=0.3).message
-        single.comfy.interrupt(job.prompt_id)
+        single.comfy.interrupt(job.ticket)
         assert isinstance(running.error(), PromptInterrupted)
 
 
@@ -152,7 +159,7 @@ def test_a_running_prompt_is_interrupted_within_a_second(service: Service, clean
     with _Running(service, job) as running:
         assert running.began.wait(10)
         began = time.monotonic()
-        assert service.comfy.interrupt(job.prompt_id) == "running"
+        assert service.comfy.interrupt(job.ticket) == "running"
         assert isinstance(running.error(), PromptInterrupted)
         assert time.monotonic() - began < 2
 
@@ -164,13 +171,13 @@ def test_a_waiting_prompt_that_is_cancelled_never_runs(service: Service, clean: 
         assert inside.began.wait(10)
         with _Running(single, second) as waiting:
             wait_until(lambda: len(single.comfy.line) == 2)
-            assert single.comfy.interrupt(second.prompt_id) == "queued"
+            assert single.comfy.interrupt(second.ticket) == "queued"
             assert isinstance(waiting.error(), PromptInterrupted)
         assert not waiting.began.is_set()
-        assert single.comfy.history(second.prompt_id) is None
-        assert single.comfy.interrupt(first.prompt_id) == "running"
+        assert single.comfy.history(second.ticket.prompt_id) is None
+        assert single.comfy.interrupt(first.ticket) == "running"
         inside.error()
-    assert single.comfy.interrupt(first.prompt_id) is None
+    assert single.comfy.interrupt(first.ticket) is None
 
 
 def test_no_more_prompts_than_allowed_are_inside_comfyui(service: Service, clean: Comfyui, comfyui: Comfyui) -> None:
@@ -214,12 +221,25 @@ def test_a_prompt_that_somebody_removes_from_the_queue_ends(service: Service, cl
         assert inside.began.wait(10)
         with _Running(service, second) as waiting:
             wait_until(lambda: _queue_remaining(comfyui) == 2)
-            requests.post(f"{comfyui.url}/queue", json={"delete": [second.prompt_id]}, timeout=5)
+            requests.post(f"{comfyui.url}/queue", json={"delete": [second.ticket.prompt_id]}, timeout=5)
             assert isinstance(waiting.error(), PromptInterrupted)
-        service.comfy.interrupt(first.prompt_id)
+        service.comfy.interrupt(first.ticket)
         inside.error()
 
 
 def test_a_comfyui_that_is_not_there_is_unreachable(service: Service) -> None:
     nowhere = Service.of(service.settings.model_copy(update={"comfyui_url": "http://127.0.0.1:9"}))
     assert refused(nowhere, graphs.empty()).code == "COMFYUI_UNREACHABLE"
+
+
+def test_numbers_that_are_no_json_are_read_all_the_same() -> None:
+    """ComfyUI sends NaN and Infinity: what a node's IS_CHANGED gives, and the limits of its inputs."""
+    texts = {"Odd": '{"Odd": {"input": {}, "max": Infinity, "is_changed": [NaN]}}', "Broken": "<html>"}
+
+    async def answer(request: Request) -> Response:
+        return Response(texts[request.path_params["name"]])
+
+    with served(Starlette(routes=[Route("/object_info/{name}", answer)])) as url:
+        assert Comfy(url).info("Odd")["max"] == math.inf
+        with pytest.raises(ComfyError, match="is not JSON"):
+            Comfy(url).info("Broken")

@@ -160,5 +160,5 @@ def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyu
         assert requests.post(f"{url}/prompt", json=body, timeout=10).status_code == 202
         wait_until(lambda: requests.get(f"{comfyui.url}/prompt", timeout=5).json()["exec_info"]["queue_remaining"] == 1)
     (body,) = hook.bodies(1)
-    assert (body["type"], body["id"], body["code"]) == ("prompt.failed", "cut", "INTERRUPTED")
+    assert (body["type"], body["id"], body["code"]) == ("prompt.failed", "cut", "SERVER_STOPPED")
     assert time.monotonic() - began < 15

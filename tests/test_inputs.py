@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -79,9 +80,9 @@ def loaded(service: Service, image: Any) -> Image.Image:
     return graphs.opened(answer["images"][0])
 
 
-def refused(service: Service, image: Any) -> HandlerError:
+def refused(service: Service, image: Any, **options: Any) -> HandlerError:
     with pytest.raises(HandlerError) as caught:
-        run({"input": {"prompt": graphs.load(image)}}, service)
+        run({"input": {"prompt": graphs.load(image), **options}}, service)
     assert caught.value.location == "prompt.1.inputs.image"
     return caught.value
 
@@ -215,6 +216,31 @@ def test_a_private_address_is_refused_unless_allowed(service: Service, clean: Co
 )
 def test_public_addresses_are_told_from_the_rest(address: str, public: bool) -> None:
     assert net.is_public(address) is public
+
+
+def test_the_job_s_own_deadline_bounds_the_fetching(service: Service, clean: Comfyui, files: str) -> None:
+    began = time.monotonic()
+    error = refused(service, files + "/trickle", timeout_s=0.5)
+    assert (error.code, error.location) == ("TIMEOUT", "prompt.1.inputs.image")
+    assert time.monotonic() - began < 3
+
+
+def test_nodes_whose_ids_look_alike_in_a_file_name_get_their_own_pictures(service: Service, clean: Comfyui) -> None:
+    given = {"1/a": "lime", "1_a": "red", "1 a": "blue"}
+    graph: dict[str, Any] = {}
+    for n, (node_id, color) in enumerate(given.items()):
+        value = graphs.as_base64(graphs.picture(color=color))
+        graph |= {
+            node_id: {"class_type": "LoadImage", "inputs": {"image": value}},
+            f"{n}": {"class_type": "SaveImage", "inputs": {"filename_prefix": f"{n}", "images": [node_id, 0]}},
+        }
+    answer = run({"input": {"prompt": graph}}, service)
+    pixels = {output["node_id"]: graphs.opened(image).getpixel((0, 0)) for output, image in outputs(answer)}
+    assert pixels == {"0": (0, 255, 0), "1": (255, 0, 0), "2": (0, 0, 255)}
+
+
+def outputs(answer: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    return list(zip(answer["outputs"], answer["images"], strict=True))
 
 
 def test_one_bad_input_of_two_leaves_nothing_behind(service: Service, clean: Comfyui, files: str) -> None:

@@ -1,14 +1,20 @@
 """POST /interrupt, for prompts in every state."""
 
 import concurrent.futures
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
+from tests.live import served
 
 Api = Callable[..., requests.Response]
 Pending = concurrent.futures.Future[requests.Response]
@@ -78,3 +84,22 @@ def test_an_unknown_and_a_finished_id_are_not_found(api: Api, clean: Comfyui) ->
 def test_a_body_without_an_id_is_refused(api: Api, body: Any) -> None:
     answer = api("POST", "/interrupt", json=body)
     assert (answer.status_code, answer.json()["location"]) == (400, "id")
+
+
+def test_a_request_whose_input_is_still_fetched_never_runs(
+    api: Api, clean: Comfyui, pool: concurrent.futures.Executor
+) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def picture(_request: Request) -> Response:
+        asked.set()
+        released.wait(10)
+        return Response(graphs.picture())
+
+    with served(Starlette(routes=[Route("/x.png", picture)])) as url:
+        body = {"prompt": graphs.load(f"{url}/x.png"), "id": "early"}
+        answer = pool.submit(api, "POST", "/prompt", json=body)
+        assert asked.wait(10)
+        assert interrupt(api, "early") == (200, {"id": "early", "interrupted": "success", "was": "queued"})
+        released.set()
+        assert (answer.result(10).status_code, answer.result().json()["code"]) == (499, "INTERRUPTED")

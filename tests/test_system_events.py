@@ -10,6 +10,7 @@ from standardwebhooks import Webhook
 
 from emulator.listener import listening
 from handler.comfy import Comfy
+from handler.line import Ticket
 from handler.settings import BadSettings, Settings
 from handler.system_events import SystemEvents
 from tests import graphs
@@ -51,9 +52,11 @@ def test_a_run_s_messages_arrive_signed_in_order_and_in_the_caller_s_words(
     graph = graphs.txt2img(seed=77_001)
     graph["9"]["inputs"]["filename_prefix"] = f"{FOLDER}/sys-1_Flux"
     comfy = Comfy(comfyui.url)
+    ticket = Ticket()
+    ticket.prompt_id = PROMPT_ID
     comfy.run(
         graph,
-        prompt_id=PROMPT_ID,
+        ticket,
         deadline=time.monotonic() + 30,
         on_message=sender.for_prompt(PROMPT_ID, "sys-1", FOLDER),
     )
