@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ _PAGES = (
     re.compile(r"(?P<url>.+?)/src/(?P<ref>[^/]+)(?:/.*)?"),
     re.compile(r"(?P<url>.+?)/commits/(?P<ref>[^/]+)"),
 )
+# What ComfyUI's nodes.py writes, in the order of its lines.
+_CANNOT_IMPORT = re.compile(r"^Cannot import (.+) module for custom nodes: (.*)$", re.MULTILINE)
+_IMPORT_FAILED = re.compile(r"^ *[\d.]+ seconds \(IMPORT FAILED\): (.+)$", re.MULTILINE)
 # Where the ref that a clone was made of is kept, in the clone's own config: a branch has moved on by the next start.
 _REF_KEY = "comfyui-handler.ref"
 
@@ -78,6 +82,21 @@ def installed(text: str, settings: Settings) -> None:
         pip_installed(["-r", "requirements.txt"], f"{what}: requirements.txt", settings, cwd=folder)
     if changed and (folder / "install.py").is_file():
         _run_install_py(folder, what, settings)
+
+
+def check_imports(settings: Settings) -> None:
+    """Let ComfyUI import itself and its custom nodes once, without a GPU. Raises InstallFailed that names what it cannot.
+
+    ComfyUI 0.3.64 logs a node that it cannot import, goes on without it, and exits with 0.
+    """
+    command = [*shlex.split(settings.cmd or ""), "--cpu", "--quick-test-for-ci", "--log-stdout"]
+    log = ran(command, "ComfyUI cannot be imported", cwd=settings.comfy_home)
+    reasons = dict(_CANNOT_IMPORT.findall(log))
+    failed = [f"{Path(path).name} ({reasons.get(path) or 'the log says more'})" for path in _IMPORT_FAILED.findall(log)]
+    if failed:
+        logger.error("%s", log)
+        raise InstallFailed(f"ComfyUI cannot import its custom nodes {', '.join(failed)}.")
+    logger.info("ComfyUI imports its custom nodes")
 
 
 def _by_name(name: str, what: str, settings: Settings) -> None:

@@ -25,13 +25,24 @@ class InstallFailed(HandlerError):
 
 
 def apt_installed(packages: Sequence[str]) -> None:
-    """Install Debian packages. Raises InstallFailed."""
+    """Install those Debian packages that are not there yet. Raises InstallFailed."""
+    packages = [name for name in packages if not _is_there(name)]
+    if not packages:
+        return
     names = " ".join(packages)
     if os.geteuid() != 0:
         raise InstallFailed(f"apt packages {names}: only root can install them; put them into the image.")
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
     ran([*quiet, "update"], "apt-get update")
     ran([*quiet, "install", "-y", "--no-install-recommends", "--", *packages], f"apt packages {names}")
+
+
+def _is_there(package: str) -> bool:
+    """Whether dpkg has it, so that a start need not be root's in an image that was built with it."""
+    try:
+        return ran(["dpkg-query", "--show", "--showformat=${db:Status-Status}", "--", package], package) == "installed"
+    except InstallFailed:
+        return False
 
 
 def pip_installed(arguments: Sequence[str], what: str, settings: Settings, *, cwd: Path | None = None) -> None:

@@ -1,12 +1,8 @@
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,102 +13,11 @@ from handler.custom_nodes import Source, source
 from handler.errors import HandlerError
 from handler.models import Models
 from handler.packages import InstallFailed, apt_installed, pip_installed, ran
-from handler.settings import BadSettings, Settings
-from tests.live import served
+from handler.settings import BadSettings
+from tests.manifest_world import ROOT, Git, World, imports, wheel
 from tests.model_server import Files
 
-ROOT = Path(__file__).parent.parent
-Git = Callable[..., str]
-
-
-@dataclass
-class World:
-    """A COMFY_HOME, the settings that lead there, and a folder of programs that are found first."""
-
-    home: Path
-    settings: Settings
-    bin: Path
-
-    def program(self, name: str, *, code: int = 0) -> Path:
-        """A program that writes down what it is called with; gives the file."""
-        record = self.bin / f"{name}.record"
-        script = self.bin / name
-        script.write_text(
-            f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >> {record}\necho "E: it is a fake" >&2\nexit {code}\n'
-        )
-        script.chmod(0o755)
-        return record
-
-    def manifest(self, text: str, name: str = "manifest.yaml") -> Path:
-        file = self.home / name
-        file.write_text(text)
-        return file
-
-    def with_manifest(self, **given: Any) -> Settings:
-        return self.settings.model_copy(update={"manifest_json": json.dumps(given)})
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """No installer reaches an index, and Python packages go into an environment of their own."""
-    home, venv, programs = tmp_path / "comfyui", tmp_path / "venv", tmp_path / "bin"
-    home.mkdir()
-    programs.mkdir()
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
-    monkeypatch.delenv("DEBIAN_FRONTEND", raising=False)
-    for name, value in {
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "UV_NO_INDEX": "1",
-        "UV_OFFLINE": "1",
-        "UV_CACHE_DIR": str(tmp_path / "uv"),
-        "PIP_NO_INDEX": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    environ = {"COMFY_HOME": str(home), "CACHE_DIR": str(tmp_path / "cache"), "CMD": f"{venv}/bin/python main.py"}
-    return World(home, Settings.from_environ({**environ, "ALLOW_PRIVATE_URLS": "true"}), programs)
-
-
-@pytest.fixture
-def git(tmp_path: Path) -> Git:
-    """git in a work tree that is pushed to a bare repository: my-node.git, with main, feature/x and the tag v1."""
-    tree, bare = tmp_path / "tree", tmp_path / "my-node.git"
-
-    def call(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return ran(["git", *identity, "-C", str(tree), *arguments], "git").strip()
-
-    tree.mkdir()
-    ran(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(bare)], "git")
-    call("init", "--quiet", "--initial-branch=main")
-    call("remote", "add", "origin", str(bare))
-    for branch, content in (("main", "one"), ("main", "two"), ("feature/x", "x")):
-        call("checkout", "--quiet", "-B", branch)
-        (tree / "__init__.py").write_text(content)
-        call("add", ".")
-        call("commit", "--quiet", "-m", content)
-        if content == "one":
-            call("tag", "v1")
-    call("push", "--quiet", "--tags", "origin", "main", "feature/x")
-    return call
-
-
-def wheel(folder: Path, name: str) -> Path:
-    """A Python package that is a wheel with one module."""
-    file = folder / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"{name}.py", "here = True\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return file
-
-
-def imports(world: World, module: str) -> bool:
-    assert world.settings.cmd
-    return subprocess.run([world.settings.cmd.split()[0], "-c", f"import {module}"], check=False).returncode == 0
+pytest_plugins = ["tests.manifest_fixtures"]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +143,7 @@ def test_a_node_of_the_registry_needs_the_comfy_command(world: World) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs Debian packages")
 def test_debian_packages_are_installed_by_apt_get(world: World) -> None:
     record = world.program("apt-get")
+    world.program("dpkg-query", code=1)
     apt_installed(["ffmpeg", "libgl1"])
     assert record.read_text().splitlines() == [
         "noninteractive update",
@@ -248,8 +154,16 @@ def test_debian_packages_are_installed_by_apt_get(world: World) -> None:
         apt_installed(["ffmpeg"])
 
 
+def test_debian_packages_that_are_there_need_nobody(world: World) -> None:
+    """An image that is not root's is started with the manifest that it was built with."""
+    record = world.program("apt-get")
+    apt_installed(["dpkg"])
+    assert not record.exists()
+
+
 def test_debian_packages_need_root(world: World) -> None:
     record = world.program("apt-get")
+    world.program("dpkg-query", code=1)
     code = "import os; from handler.packages import apt_installed; os.geteuid() or os.setuid(65534); apt_installed(['ffmpeg'])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
@@ -330,13 +244,6 @@ def test_a_manifest_that_cannot_be_read_is_named(world: World) -> None:
     assert manifest.loaded(world.settings.model_copy(update={"manifest": world.manifest("# nothing")}))
 
 
-@pytest.fixture(scope="module")
-def files() -> Iterator[tuple[str, Files]]:
-    made = Files()
-    with served(made.app()) as url:
-        yield url, made
-
-
 def test_models_are_downloaded_before_the_start_and_once(world: World, files: tuple[str, Files]) -> None:
     url, served_files = files
     served_files.renew({"/m.safetensors": b"m"})
@@ -382,37 +289,3 @@ def test_a_model_that_cannot_be_had_after_the_start_ends_nothing(world: World, f
     thread.join(20)
     assert events == ["file_failed", "file_downloaded"]
     assert (world.home / "models/loras/good").read_bytes() == b"good"
-
-
-def test_the_command_says_what_it_would_do_and_with_build_does_it(
-    world: World, git: Git, tmp_path: Path, files: tuple[str, Files]
-) -> None:
-    url, served_files = files
-    served_files.renew({"/m.safetensors": b"m"})
-    given: dict[str, Any] = {
-        "pip": [str(wheel(tmp_path, "by_manifest"))],
-        "custom_nodes": [f"file://{tmp_path}/my-node.git@v1"],
-        "models": {"before_start": [{"url": f"{url}/m.safetensors", "folder": "loras"}]},
-    }
-    environ = {"COMFY_HOME": str(world.home), "CACHE_DIR": str(tmp_path / "cache"), "CMD": world.settings.cmd or ""}
-
-    def call(*options: str) -> subprocess.CompletedProcess[str]:
-        file = world.manifest(json.dumps(given), "manifest.json")
-        command = [sys.executable, "-m", "handler.manifest", str(file), *options]
-        env = {**os.environ, **environ, "ALLOW_PRIVATE_URLS": "true"}
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
-
-    plan = call()
-    assert (plan.returncode, (world.home / "models").exists()) == (0, False)
-    assert f"model {world.home}/models/loras/m.safetensors from {url}/m.safetensors" in plan.stdout
-    done = call("--build")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "[3/3] model" in done.stdout
-    assert imports(world, "by_manifest")
-    assert (world.home / "custom_nodes/my-node/__init__.py").read_text() == "one"
-    assert (world.home / "models/loras/m.safetensors").read_bytes() == b"m"
-    given["custom_nodes"] = [f"file://{tmp_path}/none.git"]
-    failed = call("--build")
-    assert failed.returncode == 1
-    assert failed.stderr.startswith(f"custom node file://{tmp_path}/none.git: ")
-    assert failed.stderr.count("\n") == 1
