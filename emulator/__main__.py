@@ -1,6 +1,8 @@
 """The HTTP API as a process: `python -m emulator`. The only module of it that imports uvicorn."""
 
+import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -10,6 +12,7 @@ import uvicorn
 from emulator.app import create_app
 from emulator.door import INTERRUPT_S, Door
 from emulator.listener import listening
+from emulator.patience import Patience
 from handler import Settings, logs
 from handler.settings import BadSettings
 from handler.workflows import BadWorkflow
@@ -22,7 +25,7 @@ def main() -> int:
     try:
         settings = Settings.from_environ()
         logs.configure(settings.log_level)
-        app = create_app(settings, on_warm=lambda: _welcome(url), on_end=lambda: _stop(server))
+        app = create_app(settings, on_warm=lambda: _warm(url), on_end=lambda: _stop(server))
         listener = listening(settings.host, settings.port)
     except (BadSettings, BadWorkflow) as exc:
         print(f"cannot start: {exc}", file=sys.stderr)
@@ -33,6 +36,7 @@ def main() -> int:
     url = f"http://localhost:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         app,
+        http=Patience,
         log_config=None,
         access_log=settings.log_level in ("trace", "debug"),
         # Longer than the door's own: a request that it ends still gets its answer.
@@ -67,6 +71,13 @@ def _stop(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
+def _warm(url: str) -> None:
+    # What is there now stays. Looking through all of it for garbage, as Python does under load, stops everything meanwhile.
+    gc.collect()
+    #gc.freeze()
+    _welcome(url)
+
+
 def _welcome(url: str) -> None:
     logger.info("ready at %s, documentation at %s/docs; try", url, url)
     logger.info(
@@ -78,4 +89,8 @@ def _welcome(url: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # Not sys.exit, which waits for threads: one may be in the middle of an upload, and nobody waits for that any more.
+    os._exit(code)

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from emulator import deepinfra, docs, errors, probes, prompts
 from emulator.door import Door
 from emulator.downloads import Downloads
 from emulator.keys import ApiKeys
+from emulator.metrics import Metrics
 from handler import HandlerError, Settings
 
 
@@ -37,6 +37,7 @@ def create_app(
             Route("/health", probes.health),
             Route("/ready", probes.ready),
             Route("/models", probes.models),
+            Route("/metrics", Metrics(door).metrics),
             Route("/prompt", prompts.prompt, methods=["POST"]),
             Route("/download", Downloads().download, methods=["POST"]),
             Route("/interrupt", prompts.interrupt, methods=["POST"]),
@@ -46,10 +47,7 @@ def create_app(
                 for route in door.service.workflows
             ),
             *([Route(deepinfra.ROUTE, deepinfra.infer, methods=["POST"])] if deepinfra.offered(door.service) else []),
-            Route("/docs", docs.page),
-            Route("/docs/json", docs.as_json),
-            Route("/docs/yaml", docs.as_yaml),
-            Mount("/docs/static", StaticFiles(directory=docs.SWAGGER_UI)),
+            *(docs.routes() if settings.docs else ()),
         ],
         exception_handlers={
             HandlerError: errors.handler_error,

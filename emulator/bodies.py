@@ -1,5 +1,6 @@
-"""Request bodies, bounded while they stream in."""
+"""Request bodies, bounded in size and time while they stream in."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,23 +10,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from emulator.errors import UnsupportedMediaType
+from emulator.errors import BodyTimeout, UnsupportedMediaType
+from handler import Settings
 from handler.errors import BadRequest, TooLarge
 
 _MB = 1 << 20
+# Far more than any graph has. Three bytes, an empty list, become seventy: a body of 100 MB would fill the memory.
+_MOST_VALUES = 2_000_000
 
 
-async def json_body(request: Request, max_mb: float) -> bytes:
-    """The body of a JSON request. Raises TooLarge as soon as that is known, and UnsupportedMediaType."""
+async def json_body(request: Request, settings: Settings) -> bytes:
+    """The body of a JSON request. Raises TooLarge as soon as that is known, BodyTimeout, and UnsupportedMediaType."""
     kind = media_type(request)
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"The Content-Type must be application/json; it is {kind or 'none'}.")
-    return await bounded_body(request, max_mb)
+    return await bounded_body(request, settings)
 
 
-async def form_body(request: Request, max_mb: float) -> dict[str, str | bytes]:
-    """The fields of a form, files as bytes. Raises TooLarge, and BadRequest for what is no form."""
-    body = await bounded_body(request, max_mb)
+async def form_body(request: Request, settings: Settings) -> dict[str, str | bytes]:
+    """The fields of a form, files as bytes. Raises TooLarge, BodyTimeout, and BadRequest for what is no form."""
+    body = await bounded_body(request, settings)
 
     async def again() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -40,16 +44,24 @@ async def form_body(request: Request, max_mb: float) -> dict[str, str | bytes]:
         raise BadRequest(f"The form cannot be read: {exc.detail}") from exc
 
 
-async def bounded_body(request: Request, max_mb: float) -> bytes:
-    """A body of any kind. Raises TooLarge."""
-    limit = int(max_mb * _MB)
+async def bounded_body(request: Request, settings: Settings) -> bytes:
+    """A body of any kind. Raises TooLarge, or BodyTimeout."""
+    max_mb = settings.max_body_size_mb
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
+    if announced.isdecimal() and int(announced) > max_mb * _MB:
         raise _too_large(max_mb)
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            return await _received(request, max_mb)
+    except TimeoutError as exc:
+        raise BodyTimeout(f"The request body took longer than {settings.body_timeout_s:g} s (BODY_TIMEOUT_S).") from exc
+
+
+async def _received(request: Request, max_mb: float) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > limit:
+        if len(body) > max_mb * _MB:
             raise _too_large(max_mb)
     return bytes(body)
 
@@ -60,6 +72,8 @@ def media_type(request: Request) -> str:
 
 def parsed_json(body: bytes) -> Mapping[str, Any]:
     """The JSON object that a body holds. Raises BadRequest."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise BadRequest(f"The body has more than {_MOST_VALUES:,} values.")
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as exc:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from emulator.bodies import form_body, json_body, media_type, parsed_json
 from emulator.door import Door
-from handler import HandlerError, Job, Result, Service, workflows
+from handler import HandlerError, Job, Result, Service, Settings, workflows
 from handler.errors import ServerStopped
 from handler.event import validated, webhook_url
 from handler.result import encoded
@@ -79,7 +79,7 @@ async def infer(request: Request) -> Response:
     """Draw a picture."""
     door: Door = request.app.state.door
     began = time.monotonic()
-    wish = await _wish(request, door.service.settings.max_body_size_mb)
+    wish = await _wish(request, door.service.settings)
     seed = random.randrange(1 << 32) if wish.seed is None else wish.seed
     job = await door.admit(lambda: {"input": {"prompt": _graph(wish, seed, door.service)}})
 
@@ -107,10 +107,10 @@ async def infer(request: Request) -> Response:
     return Response(orjson.dumps(queued.model_dump(exclude_none=True)), media_type="application/json")
 
 
-async def _wish(request: Request, max_mb: float) -> InferenceRequest:
+async def _wish(request: Request, settings: Settings) -> InferenceRequest:
     if media_type(request) not in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        return validated(InferenceRequest, parsed_json(await json_body(request, max_mb)))
-    fields = await form_body(request, max_mb)
+        return validated(InferenceRequest, parsed_json(await json_body(request, settings)))
+    fields = await form_body(request, settings)
     texts = {
         name: value if isinstance(value, str) else _text(name, value) for name, value in fields.items() if value != ""
     }

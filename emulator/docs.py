@@ -8,6 +8,8 @@ import orjson
 import yaml
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from emulator import openapi
 from emulator.door import Door
@@ -48,6 +50,15 @@ SwaggerUIBundle({
 </body>
 </html>
 """
+
+
+def routes() -> list[BaseRoute]:
+    return [
+        Route("/docs", page),
+        Route("/docs/json", as_json),
+        Route("/docs/yaml", as_yaml),
+        Mount("/docs/static", StaticFiles(directory=SWAGGER_UI)),
+    ]
 
 
 async def page(_request: Request) -> Response:

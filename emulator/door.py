@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -12,8 +13,9 @@ from anyio import to_thread
 
 from emulator.errors import QueueFull
 from emulator.salad import DeletionCost
-from handler import HandlerError, Host, Job, Result, Service, Settings, Ticket, execute, prepare
-from handler.errors import ServerStopped
+from emulator.threads import Threads
+from handler import HandlerError, Host, Job, Result, Service, Settings, Ticket, execute, prepare, webhooks
+from handler.errors import ComfyUnreachable, GpuLost, ServerStopped
 from handler.result import encoded
 from handler.settings import BadSettings
 
@@ -21,12 +23,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Prompts that wait for the GPU hold a thread each, up to this many; the rest waits for a thread, in order of arrival.
+# Prompts that wait for the GPU or are delivered hold a thread each, up to this many; the rest waits without one.
 _EXECUTE_THREADS = 32
-_PREPARE_THREADS = 16
+_PREPARE_THREADS = 12
 _PROBE_THREADS = 4
+_SPARE_THREADS = 4
 INTERRUPT_S = 15
 """What interrupted jobs need to clean up and to leave word."""
+_POLL_INTERVAL_S = 0.05
 
 
 class Door:
@@ -39,17 +43,21 @@ class Door:
         salad = settings.salad_metadata_url if settings.on_salad else None
         self._deletion_cost = DeletionCost(salad) if salad else None
         self.exit_code = 0
+        self.on_done: Callable[[Result | BaseException], None] = lambda _: None
         self._on_warm = on_warm
         self._on_end = on_end
-        # The requests that have been taken and not been finished.
+        # The requests that have been taken and not been finished, and those of them that have been prepared.
         self._tickets: dict[str, Ticket] = {}
+        self._jobs: dict[str, Job] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ending: asyncio.Task[None] | None = None
+        # Done when nothing is waited for any more.
+        self._over: asyncio.Future[None] | None = None
         # Not AnyIO's default limiter: what waits in these must not delay a probe.
         self._preparing = anyio.CapacityLimiter(_PREPARE_THREADS)
-        self._executing = anyio.CapacityLimiter(_EXECUTE_THREADS)
+        self._executing = Threads(_EXECUTE_THREADS, spare=_SPARE_THREADS)
         self._probing = anyio.CapacityLimiter(_PROBE_THREADS)
         self._starter = threading.Thread(target=self._start, name="start", daemon=True)
 
@@ -68,6 +76,7 @@ class Door:
 
     def open(self) -> None:
         """Bring ComfyUI up in the background; the server listens meanwhile, and /health says that it is not healthy."""
+        self._over = asyncio.get_running_loop().create_future()
         self._starter.start()
         if self._deletion_cost:
             self._deletion_cost.start()
@@ -95,18 +104,20 @@ class Door:
     async def admit(self, event: Callable[[], Mapping[str, Any]]) -> Job:
         """The job of an event, which is made on the thread that prepares it. To be finished or left to `finish_later`.
 
-        Raises QueueFull, ServerStopped, and whatever `prepare` raises.
+        Raises QueueFull, ServerStopped, ComfyUnreachable while there is no ComfyUI that is warm, and whatever `prepare` raises.
         """
         limit = self.service.settings.queue_limit
         if limit and self.pending >= limit:
             raise QueueFull(f"{self.pending} requests are waiting or running, which is the limit (QUEUE_LIMIT).")
         if self.closing:
             raise ServerStopped()
+        if not self.host.ready:
+            raise ComfyUnreachable("ComfyUI is being started, and cannot take prompts yet.")
         ticket = Ticket()
         self._enter(ticket)
         task = self._spawn(self._prepared(event, ticket))
         try:
-            return await asyncio.shield(task)
+            return await self._unless_over(task)
         except asyncio.CancelledError:
             # The caller is gone, the thread is not: what it has prepared is cleaned up as soon as it is there.
             ticket.cancel()
@@ -115,7 +126,7 @@ class Door:
 
     async def finish(self, job: Job, shape: Callable[[Result], Mapping[str, Any]] = Result.answer) -> bytes:
         """Execute a job; gives its answer as JSON."""
-        return await asyncio.shield(self._spawn(self._finished(job, shape)))
+        return await self._unless_over(self._spawn(self._finished(job, shape)))
 
     def finish_later(self, job: Job, told: Callable[[HandlerError | Result], None] = lambda _: None) -> None:
         """Execute a job whose caller does not wait; its webhooks tell how it ended, or who is `told`, and so does the log."""
@@ -150,22 +161,49 @@ class Door:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
+    async def _unless_over(self, task: asyncio.Task[T]) -> T:
+        """What a task gives, which goes on when who waits for it is cancelled. Raises ServerStopped when all waiting is over."""
+        assert self._over is not None
+        either: set[asyncio.Future[Any]] = {task, self._over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ServerStopped()
+        return task.result()
+
     async def _prepared(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket) -> Job:
         try:
-            return await to_thread.run_sync(lambda: prepare(event(), self.service, ticket), limiter=self._preparing)
+            work = partial(self._prepare, event, ticket)
+            return await to_thread.run_sync(work, limiter=self._preparing, abandon_on_cancel=True)
         except BaseException:
             self._leave(ticket)
             raise
+
+    def _prepare(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket) -> Job:
+        return prepare(event(), self.service, ticket)
 
     def _abandoned(self, prepared: asyncio.Task[Job]) -> None:
         if not prepared.cancelled() and prepared.exception() is None:
             self.finish_later(prepared.result())
 
     async def _finished(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
+        self._jobs[job.ticket.prompt_id] = job
         try:
-            return await to_thread.run_sync(lambda: encoded(shape(execute(job, self.service))), limiter=self._executing)
+            return await self._executing.run(partial(self._execute, job, shape), job.ticket, job.deadline)
         finally:
+            del self._jobs[job.ticket.prompt_id]
             self._leave(job.ticket)
+
+    def _execute(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
+        try:
+            result = execute(job, self.service)
+        except Exception as exc:
+            self.on_done(exc)
+            if isinstance(exc, GpuLost):
+                # Every later prompt of this ComfyUI would fail like this one.
+                self.host.process.kill()
+            raise
+        self.on_done(result)
+        return encoded(shape(result))
 
     async def _finish_unseen(self, job: Job, told: Callable[[HandlerError | Result], None]) -> None:
         def shape(result: Result) -> Mapping[str, Any]:
@@ -182,13 +220,25 @@ class Door:
             await self.ask(partial(told, HandlerError("Internal error; the server's log says more.")))
 
     async def _end_requests(self) -> None:
-        if await self._is_idle(self.service.settings.shutdown_grace_s):
-            return
-        logger.warning("%d requests are ended by the shutdown", self.pending)
-        for ticket in self._tickets.values():
-            # No question to ComfyUI, which may hang: whoever waits for the prompt there takes it back.
-            self.service.comfy.line.cancel(ticket, ServerStopped())
-        await self._is_idle(INTERRUPT_S)
+        if not await self._is_idle(self.service.settings.shutdown_grace_s):
+            logger.warning("%d requests are ended by the shutdown", self.pending)
+            await self._end_what_can_be_ended()
+            for job in self._jobs.values():
+                # It is being delivered, and would end well some day; whoever waits for its webhook is told now.
+                await self.ask(partial(job.promise.keep, webhooks.failed(job.request, job.graph, ServerStopped())))
+        assert self._over is not None
+        self._over.set_result(None)
+
+    async def _end_what_can_be_ended(self) -> None:
+        # No word to ComfyUI: whoever waits for the prompt there takes it back.
+        cancel, tickets = self.service.comfy.line.cancel, list(self._tickets.values())
+        ended = [ticket for ticket in tickets if cancel(ticket, ServerStopped())]
+        if not await self.ask(self.service.comfy.alive):
+            # One that hangs gives nothing back, and hears no signal either.
+            await self.ask(partial(self.host.process.stop, grace_s=0))
+        end = time.monotonic() + INTERRUPT_S
+        while any(ticket.prompt_id in self._tickets for ticket in ended) and time.monotonic() < end:
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def _is_idle(self, timeout_s: float) -> bool:
         try:

@@ -21,7 +21,7 @@ from handler import HandlerError, storage
 from handler.credentials import Auth
 from handler.event import validated
 from handler.models import Models
-from handler.net import shown
+from handler.net import LONGEST_URL, shown
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ class DownloadRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    url: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]", description="Where the model is: http, https, s3, ...")
+    url: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]",
+        max_length=LONGEST_URL,
+        description="Where the model is: http, https, s3, ...",
+    )
     model_type: str = Field(
         min_length=1, max_length=255, description="Model folder that it goes into, such as checkpoints or loras."
     )
@@ -65,7 +69,7 @@ class Downloads:
     async def download(self, request: Request) -> Response:
         """Fetch a model into a model folder."""
         door: Door = request.app.state.door
-        body = parsed_json(await json_body(request, door.service.settings.max_body_size_mb))
+        body = parsed_json(await json_body(request, door.service.settings))
         wanted = validated(DownloadRequest, body)
         answer = await door.ask(lambda: _checked(wanted, door))
         if wanted.wait:

@@ -26,6 +26,7 @@ _STATUS: dict[type[Exception], int] = {
     errors.PromptInterrupted: 499,
     errors.PromptTimeout: 504,
     errors.ServerStopped: 503,
+    errors.DiskFull: 507,
     errors.OutputError: 500,
     errors.DeliveryError: 502,
 }
@@ -33,6 +34,13 @@ _STATUS: dict[type[Exception], int] = {
 
 class UnsupportedMediaType(HandlerError):
     code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class BodyTimeout(HandlerError):
+    """A client that sends its body so slowly that it may be none."""
+
+    code = "BODY_TIMEOUT"
+    retryable = True
 
 
 class NotFound(HandlerError):
@@ -50,8 +58,8 @@ class QueueFull(HandlerError):
     retryable = True
 
 
-_STATUS |= {UnsupportedMediaType: 415, NotFound: 404, QueueFull: 429}
-# When to come again, in seconds: a guess, for how long the jobs in front take is not known.
+_STATUS |= {BodyTimeout: 408, UnsupportedMediaType: 415, NotFound: 404, QueueFull: 429}
+# When to come again, in seconds: a guess, for how long the jobs in front take, or a start of ComfyUI, is not known.
 _RETRY_AFTER_S = 5
 
 
@@ -61,7 +69,7 @@ async def handler_error(request: Request, exc: Exception) -> Response:
     status = next(_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS)
     logger.info("%s %s: %d %s: %s", request.method, request.url.path, status, exc.code, exc.message)
     response = answer(status, exc.answer())
-    if isinstance(exc, QueueFull):
+    if isinstance(exc, QueueFull | errors.ComfyUnreachable):
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     return response
 

@@ -9,7 +9,7 @@ from emulator.errors import Unauthorized, answer
 from handler import Settings
 
 # Platforms ask these without a key.
-_OPEN = ("/health", "/ready")
+_OPEN = ("/health", "/ready", "/metrics")
 
 
 class ApiKeys:

@@ -261,6 +261,14 @@ _PROBES: Json = {
         "Ready to take prompts: warm, with a ComfyUI that answers, and below MAX_QUEUE_DEPTH.",
         [("200", "Ready."), ("503", "Not ready.")],
     ),
+    "/metrics": {
+        "get": {
+            "summary": "Metrics",
+            "description": "Queue depth, jobs by outcome and how long they took, in Prometheus' text format.",
+            "tags": ["probes"],
+            "responses": {"200": {"description": "The figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        }
+    },
     "/models": {
         "get": {
             "summary": "List models",

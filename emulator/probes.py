@@ -7,8 +7,6 @@ from starlette.responses import Response
 from emulator.door import Door
 from handler import HandlerError, __version__
 
-_PROBE_TIMEOUT_S = 2
-
 
 async def health(request: Request) -> Response:
     """Healthy once warm; it stays so while the server lives, even when ComfyUI does not."""
@@ -32,7 +30,7 @@ async def models(request: Request) -> Response:
 def _has_room(door: Door) -> bool:
     comfy, limit = door.service.comfy, door.service.settings.max_queue_depth
     try:
-        depth = max(door.pending, comfy.queue_remaining(timeout_s=_PROBE_TIMEOUT_S))
+        depth = max(door.pending, comfy.queue_remaining())
     except HandlerError:
         return False
     return limit == 0 or depth < limit

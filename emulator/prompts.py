@@ -1,6 +1,10 @@
 """POST /prompt, POST /workflow/<route> and POST /interrupt."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -10,9 +14,11 @@ from starlette.responses import Response
 
 from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
-from handler import accepted
+from handler import Job, accepted
 from handler.event import validated
 from handler.result import encoded
+
+logger = logging.getLogger(__name__)
 
 
 async def prompt(request: Request) -> Response:
@@ -31,12 +37,32 @@ def workflow(route: str) -> Callable[[Request], Awaitable[Response]]:
 
 async def _answer(request: Request, route: str | None) -> Response:
     door: Door = request.app.state.door
-    body = await json_body(request, door.service.settings.max_body_size_mb)
+    body = await json_body(request, door.service.settings)
     job = await door.admit(lambda: _event(body, route))
     if job.request.deferred:
         door.finish_later(job)
         return Response(encoded(accepted(job)), 202, media_type="application/json")
-    return Response(await door.finish(job), media_type="application/json")
+    async with cancelled_on_disconnect(request, job):
+        return Response(await door.finish(job), media_type="application/json")
+
+
+@asynccontextmanager
+async def cancelled_on_disconnect(request: Request, job: Job) -> AsyncIterator[None]:
+    """With CANCEL_ON_DISCONNECT: end a job whose client goes away while it waits for the answer. The body must have been read."""
+    door: Door = request.app.state.door
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        logger.info("job %r: its client is gone", job.request.id)
+        await door.ask(partial(door.service.comfy.interrupt, job.ticket))
+
+    watcher = asyncio.create_task(watch()) if door.service.settings.cancel_on_disconnect else None
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.cancel()
 
 
 def _event(body: bytes, route: str | None) -> dict[str, Any]:
@@ -56,7 +82,7 @@ class InterruptRequest(BaseModel):
 async def interrupt(request: Request) -> Response:
     """End a prompt that waits or runs."""
     door: Door = request.app.state.door
-    given = parsed_json(await json_body(request, door.service.settings.max_body_size_mb))
+    given = parsed_json(await json_body(request, door.service.settings))
     request_id = validated(InterruptRequest, given).id
     was = await door.interrupt(request_id)
     if was is None:

@@ -2,8 +2,9 @@
 
 from handler.errors import HandlerError
 from handler.host import Host, handler
+from handler.job import Job
 from handler.line import Ticket
-from handler.pipeline import Job, accepted, execute, prepare
+from handler.pipeline import accepted, execute, prepare
 from handler.result import Result
 from handler.service import Service
 from handler.settings import Settings

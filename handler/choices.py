@@ -9,7 +9,11 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Validati
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from handler.net import short
+
 _NEAREST = 3
+# What is longer is like no name, and it would take minutes to find that out.
+_LONGEST_NAME = 1000
 
 
 class Ask(Protocol):
@@ -45,9 +49,9 @@ class Choice:
         if ask is None or self.offers(value, ask):
             return value
         known = ask(self.class_type, self.name)
-        near = difflib.get_close_matches(value, known, n=_NEAREST, cutoff=0.4) or known[:_NEAREST]
+        near = difflib.get_close_matches(value[:_LONGEST_NAME], known, n=_NEAREST, cutoff=0.4) or known[:_NEAREST]
         hint = f"did you mean {', '.join(map(repr, near))}?" if near else "ComfyUI has none"
-        raise ValueError(f"{value!r} is not one of ComfyUI's {len(known)} values; {hint}")
+        raise ValueError(f"{short(value)!r} is not one of ComfyUI's {len(known)} values; {hint}")
 
 
 CHOICE = "x-comfyui-choice"

@@ -1,22 +1,20 @@
 """The only speaker to ComfyUI."""
 
-import json
 import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from handler import comfy_errors
-from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError, PromptTimeout
+from handler.comfy_http import ComfyHttp
+from handler.comfy_queue import ComfyQueue
+from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError
 from handler.event import Graph
 from handler.graph import NodeClass, node_class
 from handler.line import Line, Ticket
@@ -24,14 +22,7 @@ from handler.messages import Message, Watch
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT_S = 5
-_HTTP_TIMEOUT_S = 30
-# A quiet websocket may be a dead one: this often the history is asked whatever the socket says.
-_LOOK_INTERVAL_S = 1.0
-_POLL_INTERVAL_S = 0.25
-# ComfyUI writes the history entry just after it announces the end; "not there" is believed only after this long.
-_HISTORY_LAG_S = 2.0
-_TAKE_BACK_S = 10.0
+_PROBE_TIMEOUT_S = 2
 
 
 @dataclass(frozen=True)
@@ -44,25 +35,43 @@ class Execution:
 
 
 class Comfy:
-    """A conversation with one ComfyUI. Safe to use from many threads."""
+    """A conversation with one ComfyUI. Safe to use from many threads.
 
-    def __init__(self, url: str, *, inflight: int = 2) -> None:
+    Prompts in a ComfyUI that has not answered for `patience_s` are given up; who looks after it knows earlier, and tells the
+    `line`.
+    """
+
+    def __init__(
+        self, url: str, *, inflight: int = 2, patience_s: float = 60, whereabouts: Callable[..., str] = lambda *_: ""
+    ) -> None:
         self.url = url
         self.line = Line(inflight)
-        self._session = _session()
+        self.patience_s = patience_s
+        self._whereabouts = whereabouts
+        self._http = ComfyHttp(url)
+        self._queue = ComfyQueue(self._http, self.line, lambda: self.patience_s)
         self._classes: dict[str, NodeClass] = {}
         self._options: dict[tuple[str, str], list[str]] = {}
 
     def alive(self) -> bool:
         """Whether ComfyUI answers. Until all its nodes are loaded its port is closed."""
         try:
-            return self._get("/system_stats", timeout=2).ok
+            return self._http.ask("GET", "/system_stats", timeout_s=_PROBE_TIMEOUT_S).ok
         except ComfyUnreachable:
             return False
 
+    @property
+    def silent_s(self) -> float:
+        """For how long it has answered nothing that it was asked."""
+        return self._http.silent_s
+
+    def devices(self) -> list[str]:
+        """What ComfyUI computes on: "cuda", "cpu" and the like."""
+        return [str(device["type"]) for device in self._http.json("/system_stats")["devices"]]
+
     def info(self, class_type: str) -> dict[str, Any]:
         """ComfyUI's declaration of a node class; {} for one that it does not have."""
-        answer = self._json(f"/object_info/{quote(class_type, safe='')}") if class_type else {}
+        answer = self._http.json(f"/object_info/{quote(class_type, safe='')}") if class_type else {}
         found = answer.get(class_type)
         return found if isinstance(found, dict) else {}
 
@@ -88,33 +97,41 @@ class Comfy:
 
     def model_folders(self) -> list[str]:
         """The names of the model folders."""
-        return [str(folder) for folder in self._json("/models")]
+        return [str(folder) for folder in self._http.json("/models")]
+
+    def folder_paths(self) -> dict[str, list[str]]:
+        """Where ComfyUI looks for each kind of model; {} when it does not tell: it promises so to its front end alone."""
+        try:
+            told = self._http.json("/internal/folder_paths")
+        except ComfyError:
+            return {}
+        return told if isinstance(told, dict) else {}
 
     def models(self) -> dict[str, list[str]]:
         """The names in each model folder."""
-        return {folder: self._json(f"/models/{quote(folder, safe='')}") for folder in self.model_folders()}
+        return {folder: self._http.json(f"/models/{quote(folder, safe='')}") for folder in self.model_folders()}
 
-    def queue_remaining(self, *, timeout_s: float = _HTTP_TIMEOUT_S) -> int:
+    def queue_remaining(self) -> int:
         """How many prompts wait or run in ComfyUI's own queue, whoever put them there."""
-        return int(self._json("/prompt", timeout=timeout_s)["exec_info"]["queue_remaining"])
+        return self._queue.remaining()
 
     def has_input(self, name: str) -> bool:
         """Whether a file of this name is in the input folder."""
         subfolder, _, filename = name.rpartition("/")
         query = {"filename": filename, "subfolder": subfolder, "type": "input"}
-        return bool(filename) and self._request("HEAD", "/view", params=query).status_code == requests.codes.ok
+        return bool(filename) and self._http.ask("HEAD", "/view", params=query).status_code == requests.codes.ok
 
     def upload(self, file: Path, subfolder: str) -> None:
         """Put a file into the input folder of a ComfyUI that has another disk than ours."""
         with file.open("rb") as content:
             form = {"subfolder": subfolder, "type": "input", "overwrite": "true"}
-            answer = self._request("POST", "/upload/image", data=form, files={"image": (file.name, content)})
+            answer = self._http.ask("POST", "/upload/image", data=form, files={"image": (file.name, content)})
         if not answer.ok:
             raise ComfyError(f"ComfyUI answered {answer.status_code} to the upload of an input.")
 
     def view(self, *, filename: str, subfolder: str, kind: str) -> bytes | None:
         """A file of ComfyUI's; None when it has no such file."""
-        answer = self._get("/view", params={"filename": filename, "subfolder": subfolder, "type": kind})
+        answer = self._http.ask("GET", "/view", params={"filename": filename, "subfolder": subfolder, "type": kind})
         return answer.content if answer.ok else None
 
     def run(
@@ -129,24 +146,47 @@ class Comfy:
     ) -> Execution:
         """Run a graph to its end. `ticket` must be fresh, `deadline` is in seconds of time.monotonic.
 
-        Raises PromptRejected, PromptFailed, PromptTimeout, ComfyUnreachable, ComfyCrashed, PromptInterrupted, or whatever the
-        ticket is cancelled with; after any of them the prompt is no longer in ComfyUI's queue, if ComfyUI lives.
+        Should ComfyUI end under the prompt it runs once more, in the one that is there then: with two prompts inside, one of
+        them is not to blame. Raises PromptRejected, PromptFailed, PromptTimeout, ComfyCrashed, PromptInterrupted, or whatever
+        the ticket is cancelled with; after any of them the prompt is no longer in ComfyUI's queue, if ComfyUI lives.
         """
-        prompt_id = ticket.prompt_id
-        with self.line.turn(ticket, deadline):
+        run = partial(self._run, graph, ticket, deadline, extra_data or {}, on_turn, on_message)
+        try:
+            execution = run()
+        except ComfyCrashed as exc:
+            ticket.check()
+            if ticket.urgent:
+                raise
+            logger.warning("prompt %s: %s It runs once more.", ticket.prompt_id, exc.message)
+            execution = run()
+        ticket.check()
+        comfy_errors.raise_failure(execution.entry, graph)
+        return execution
+
+    def _run(
+        self,
+        graph: Graph,
+        ticket: Ticket,
+        deadline: float,
+        extra_data: Mapping[str, Any],
+        on_turn: Callable[[], None],
+        on_message: Callable[[Message], None],
+    ) -> Execution:
+        sought = partial(self._whereabouts, self._classes, self.folder_paths)
+        # A refusal is worded after the turn: looking for a model that is missing takes its time.
+        with comfy_errors.worded(graph, self.options, sought), self.line.turn(ticket, deadline) as breaks:
             on_turn()
             # Listen first: a cached graph finishes before POST /prompt answers.
-            with closing(Watch(self.url, prompt_id, on_message)) as watch:
+            with closing(Watch(self.url, ticket.prompt_id, on_message)) as watch:
                 try:
-                    self._queue(graph, prompt_id, watch.client_id, extra_data or {})
-                    entry = self._end(ticket, watch, deadline)
+                    self._queue.put(graph, ticket.prompt_id, watch, extra_data)
+                    self.line.entered(ticket)
+                    entry = self._queue.end(ticket, watch, deadline, breaks)
                 except ComfyCrashed:
                     raise
                 except BaseException:
-                    self._take_back(prompt_id)
+                    self._queue.take_back(ticket.prompt_id, breaks)
                     raise
-        ticket.check()
-        comfy_errors.raise_failure(entry, graph)
         return Execution(entry, watch.node_started, watch.node_ended)
 
     def interrupt(self, ticket: Ticket, reason: HandlerError | None = None) -> str | None:
@@ -155,121 +195,24 @@ class Comfy:
         was = self.line.cancel(ticket, reason)
         if was == "running":
             try:
-                self._drop(ticket.prompt_id)
+                self._queue.drop(ticket.prompt_id)
             except ComfyUnreachable:
                 logger.warning(
                     "prompt %s: ComfyUI does not answer; it is taken back as soon as it does", ticket.prompt_id
                 )
         return was
 
-    def forget(self, prompt_id: str) -> None:
-        """Remove a finished prompt from ComfyUI's history."""
-        self._request("POST", "/history", json={"delete": [prompt_id]})
+    def free(self) -> None:
+        """Let ComfyUI unload its models and drop what it has cached, before the next prompt.
 
-    def _queue(self, graph: Graph, prompt_id: str, client_id: str, extra_data: Mapping[str, Any]) -> None:
-        body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
-        if extra_data:
-            body["extra_data"] = dict(extra_data)
-        # A connection of its own: a request that fails on a stale one must not be sent twice, both would run.
-        with _session() as session:
-            answer = self._send(session, "POST", "/prompt", data=json.dumps(body))
-        if not answer.ok and answer.status_code != requests.codes.bad_request:
-            raise ComfyError(f"ComfyUI answered {answer.status_code} to the prompt; its log says why.")
-        # Also when it said 200: it would run the valid outputs only, and call that a success.
-        told = _parsed(answer, "the prompt")
-        if not answer.ok or told.get("node_errors"):
-            raise comfy_errors.rejected(told, graph, self.options)
-
-    def _end(self, ticket: Ticket, watch: Watch, deadline: float) -> Mapping[str, Any]:
-        """Wait for the history entry, which alone says how a prompt ended; the websocket says when to look."""
-        missing_since: float | None = None
-        while True:
-            ticket.check()
-            if time.monotonic() > deadline:
-                raise PromptTimeout("The prompt took longer than its time limit.")
-            finished = watch.wait(min(_LOOK_INTERVAL_S, max(0.0, deadline - time.monotonic())))
-            try:
-                if entry := self.history(ticket.prompt_id):
-                    return entry
-                gone = finished or not self._queued(ticket.prompt_id)
-            except ComfyUnreachable as exc:
-                raise ComfyCrashed("ComfyUI went away while the prompt ran.") from exc
-            if not gone:
-                missing_since = None
-                continue
-            missing_since = missing_since or time.monotonic()
-            if time.monotonic() - missing_since > _HISTORY_LAG_S:
-                raise watch.lost()
-            time.sleep(0.005)
+        It does so on its prompt thread as soon as that is idle; nothing tells when it has been done.
+        """
+        self._queue.order("/free", {"unload_models": True, "free_memory": True})
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The entry of a finished prompt; None while it waits or runs, or for one that is not known."""
-        entry = self._json(f"/history/{quote(prompt_id, safe='')}").get(prompt_id)
-        return entry if isinstance(entry, dict) else None
+        return self._queue.history(prompt_id)
 
-    def _queued(self, prompt_id: str) -> bool:
-        queue = self._json("/queue")
-        return any(entry[1] == prompt_id for entry in [*queue["queue_running"], *queue["queue_pending"]])
-
-    def _drop(self, prompt_id: str) -> None:
-        """Out of the queue if it waits, interrupted if it runs. In this order: what waits may begin in between."""
-        self._request("POST", "/queue", json={"delete": [prompt_id]})
-        self._request("POST", "/interrupt", json={"prompt_id": prompt_id})
-
-    def _take_back(self, prompt_id: str) -> None:
-        """Drop a prompt and wait until it is out of ComfyUI, so that no file of it appears later.
-
-        Even one that was refused: what ComfyUI answers with a 500, or with errors of some nodes, it may run all the same.
-        """
-        end = time.monotonic() + _TAKE_BACK_S
-        try:
-            self._drop(prompt_id)
-            while self._queued(prompt_id) and time.monotonic() < end:
-                time.sleep(_POLL_INTERVAL_S)
-            self.forget(prompt_id)
-        except ComfyError as exc:
-            logger.warning("prompt %s: it could not be taken back: %s", prompt_id, exc.message)
-
-    def _json(self, path: str, **options: Any) -> Any:
-        answer = self._get(path, **options)
-        if not answer.ok:
-            raise ComfyError(f"ComfyUI answered {answer.status_code} to GET {path}.")
-        return _parsed(answer, f"GET {path}")
-
-    def _get(self, path: str, **options: Any) -> requests.Response:
-        return self._request("GET", path, **options)
-
-    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return self._send(self._session, method, path, **options)
-
-    def _send(self, session: requests.Session, method: str, path: str, **options: Any) -> requests.Response:
-        options.setdefault("timeout", (_CONNECT_TIMEOUT_S, _HTTP_TIMEOUT_S))
-        try:
-            return session.request(method, self.url + path, allow_redirects=False, **options)
-        except requests.RequestException as exc:
-            raise ComfyUnreachable("ComfyUI does not answer.") from exc
-
-
-def _parsed(answer: requests.Response, what: str) -> Any:
-    """The JSON that ComfyUI sent. Its own has NaN and Infinity in it, which JSON has not and orjson refuses: a node's
-    IS_CHANGED often gives NaN, and limits of inputs are infinite."""
-    try:
-        return orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        logger.debug("ComfyUI's answer to %s is not strict JSON", what)
-    try:
-        return json.loads(answer.content)
-    except ValueError as exc:
-        raise ComfyError(f"ComfyUI's answer to {what} is not JSON.") from exc
-
-
-def _session() -> requests.Session:
-    """ComfyUI is never reached through a proxy of the environment. Only reads are repeated: they change nothing."""
-    session = requests.Session()
-    session.trust_env = False
-    # One more try, for a connection that was kept open and closed by ComfyUI in that moment.
-    retry = Retry(total=1, connect=0, allowed_methods={"GET", "HEAD"}, raise_on_status=False)
-    adapter = HTTPAdapter(pool_maxsize=64, max_retries=retry)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
+    def forget(self, prompt_id: str) -> None:
+        """Remove a finished prompt from ComfyUI's history."""
+        self._queue.forget(prompt_id)

@@ -2,17 +2,25 @@
 
 import difflib
 import graphlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from handler.choices import Ask
-from handler.errors import OutOfMemory, PromptFailed, PromptInterrupted, PromptRejected
+from handler.errors import GpuLost, OutOfMemory, PromptFailed, PromptInterrupted, PromptRejected
 from handler.event import Graph
 from handler.graph import named
 
 # torch's class moved from torch.cuda to torch in 2.5; ComfyUI reports the full name.
 _OUT_OF_MEMORY = {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError"}
+_OUT_OF_MEMORY_TEXT = "CUDA error: out of memory"
+# Its class since 2.8; before, a plain RuntimeError with such a text.
+_GPU_LOST = {"torch.AcceleratorError"}
+_GPU_LOST_TEXT = re.compile(r"CUDA error: |CUDA driver error: |No CUDA GPUs are available")
 _NEAREST = 3
+# What is longer is like no name, and it would take minutes to find that out.
+_LONGEST_NAME = 1000
 
 
 def options(spec: list[Any]) -> list[str]:
@@ -21,13 +29,33 @@ def options(spec: list[Any]) -> list[str]:
     return [str(value) for value in values]
 
 
-def rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask) -> PromptRejected:
-    """The error for a 400 of POST /prompt, and for a 200 with node_errors."""
+Sought = Callable[[str, str, str], str]
+"""Of a node class, an input and a model's name: where it was looked for, as the rest of a sentence; "" for another input."""
+
+
+class Refused(Exception):
+    """ComfyUI's answer to a prompt that it does not run: a 400 of POST /prompt, or a 200 with node_errors."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+@contextmanager
+def worded(graph: Graph, ask: Ask, sought: Sought) -> Iterator[None]:
+    """Raise PromptRejected for what is Refused inside."""
+    try:
+        yield
+    except Refused as exc:
+        raise _rejected(exc.answer, graph, ask, sought) from exc
+
+
+def _rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought) -> PromptRejected:
     node_errors = _public(answer.get("node_errors") or {})
     faults = [(node_id, error) for node_id, entry in node_errors.items() for error in entry["errors"]]
     if not faults:
         return _without_details(answer.get("error") or {}, graph)
-    sentences = [_sentence(node_id, error, graph, ask) for node_id, error in faults]
+    sentences = [_sentence(node_id, error, graph, ask, sought) for node_id, error in faults]
     node_id, error = faults[0]
     name = error["extra_info"].get("input_name")
     location = f"prompt.{node_id}.inputs.{name}" if name in graph[node_id]["inputs"] else f"prompt.{node_id}"
@@ -49,7 +77,7 @@ def raise_failure(entry: Mapping[str, Any], graph: Graph) -> None:
 def _failed(facts: Mapping[str, Any], graph: Graph) -> PromptFailed:
     node_id, exception = str(facts["node_id"]), str(facts["exception_type"])
     text = str(facts["exception_message"]).strip()
-    kind = OutOfMemory if exception in _OUT_OF_MEMORY else PromptFailed
+    kind = _kind(exception, text)
     sentence = f"{named(node_id, graph.get(node_id))} failed: {exception}: {text}"
     return kind(
         sentence[0].upper() + sentence[1:],
@@ -57,6 +85,12 @@ def _failed(facts: Mapping[str, Any], graph: Graph) -> PromptFailed:
         class_type=str(facts["node_type"]),
         exception_type=exception,
     )
+
+
+def _kind(exception: str, text: str) -> type[PromptFailed]:
+    if exception in _OUT_OF_MEMORY or _OUT_OF_MEMORY_TEXT in text:
+        return OutOfMemory
+    return GpuLost if exception in _GPU_LOST or _GPU_LOST_TEXT.search(text) else PromptFailed
 
 
 def _public(node_errors: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +133,7 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int))
 
 
-def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask) -> str:
+def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought) -> str:
     node, extra = graph.get(node_id), error["extra_info"]
     where, name = named(node_id, node), extra.get("input_name")
     where = where[0].upper() + where[1:]
@@ -112,7 +146,9 @@ def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask) ->
                 if node
                 else []
             )
-            return f"{where}: {name} {extra.get('received_value')!r} is not in the list{_hint(extra, known)}"
+            value = extra.get("received_value")
+            place = sought(node["class_type"], str(name), value) if node and isinstance(value, str) else ""
+            return f"{where}: {name} {_short(value)} is not in the list{place}{_hint(extra, known)}"
         case "required_input_missing":
             return f"{where}: {name} is missing"
         case "exception_during_inner_validation":
@@ -124,7 +160,7 @@ def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask) ->
 
 
 def _hint(extra: Mapping[str, Any], known: list[str]) -> str:
-    near = difflib.get_close_matches(str(extra.get("received_value")), known, n=_NEAREST, cutoff=0.4)
+    near = difflib.get_close_matches(str(extra.get("received_value"))[:_LONGEST_NAME], known, n=_NEAREST, cutoff=0.4)
     if near:
         return f"; did you mean {', '.join(map(repr, near))}?"
     return "; there is none to choose from" if not known else f"; it has {', '.join(map(repr, known[:_NEAREST]))}, ..."

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr
 
 from handler.errors import BadRequest
-
-_LONGEST_URL = 8192
+from handler.net import LONGEST_URL
 
 
 class _Auth(BaseModel):
@@ -66,8 +65,8 @@ class Credential(BaseModel):
 
 def chosen(credentials: Sequence[Credential], url: str) -> Auth | None:
     """The auth of the first credential whose pattern matches the whole URL. Raises BadRequest for an endless one."""
-    if credentials and len(url) > _LONGEST_URL:
-        raise BadRequest(f"A URL has more than {_LONGEST_URL} characters.")
+    if credentials and len(url) > LONGEST_URL:
+        raise BadRequest(f"A URL has more than {LONGEST_URL} characters.")
     return next((one.auth for one in credentials if matches(one.url_pattern, url)), None)
 
 

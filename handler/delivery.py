@@ -1,17 +1,21 @@
 """Give the outputs to the caller: as base64 in the answer, or uploaded."""
 
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import pybase64
 
-from handler import storage
+from handler import deadline, storage
 from handler.credentials import Auth
-from handler.event import Upload
+from handler.errors import DeliveryError
 from handler.outputs import Output
 from handler.settings import Settings
+from handler.targets import Upload
 
 _AT_ONCE = 4
+# For what was cut off at the deadline to come back.
+_LAST_MOMENT_S = 2.0
 
 
 def inline(outputs: list[Output]) -> list[str]:
@@ -24,17 +28,28 @@ def uploaded(
 ) -> list[str]:
     """The URLs of the output files, in order, once they are all uploaded, some at a time.
 
-    Raises DeliveryError when one of them cannot be; the others may be there then.
+    Raises DeliveryError when one of them cannot be, or not within UPLOAD_TIMEOUT_S; the others may be there then.
     """
     store = storage.receiver(upload, settings)
+    end = time.monotonic() + settings.upload_timeout_s
 
     def one(output: Output) -> str:
-        with output.open() as content:
-            name, mime_type = str(output.filename), output.mime_type
+        name, mime_type = str(output.filename), output.mime_type
+        with deadline.within(end), output.open() as content:
             return store.store(upload, name, content, size=output.size, mime_type=mime_type, auth_for=auth_for)
 
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upload") as pool:
-        return list(pool.map(one, _files(outputs)))
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upload")
+    uploads = [pool.submit(one, output) for output in _files(outputs)]
+    wait(uploads, settings.upload_timeout_s + _LAST_MOMENT_S, FIRST_EXCEPTION)
+    pool.shutdown(wait=False, cancel_futures=True)
+    # Not without an end either: there are libraries that sleep before they try again.
+    _, late = wait(uploads, end + _LAST_MOMENT_S - time.monotonic())
+    try:
+        if late:
+            raise TimeoutError
+        return [each.result() for each in uploads]
+    except TimeoutError as exc:
+        raise DeliveryError(f"The upload took longer than {settings.upload_timeout_s:g} s (UPLOAD_TIMEOUT_S).") from exc
 
 
 def _files(outputs: list[Output]) -> list[Output]:

@@ -12,8 +12,10 @@ HandlerError
         PromptRejected      ComfyUI's validation said no
         PromptFailed        a node raised
             OutOfMemory
+            GpuLost         the GPU or its driver failed: this ComfyUI will not work again
         PromptInterrupted
         PromptTimeout
+    DiskFull                there is no room for the files of a request
     ServerStopped           the server ended before the prompt did
     OutputError             an output that ComfyUI announced cannot be read or converted
     DeliveryError           the outputs exist, an upload failed; they are kept, and named
@@ -115,12 +117,23 @@ class OutOfMemory(PromptFailed):
     retryable = True
 
 
+class GpuLost(PromptFailed):
+    """After a CUDA error all later ones of the same process fail as well."""
+
+    retryable = True
+
+
 class PromptInterrupted(ComfyError):
     code = "INTERRUPTED"
 
 
 class PromptTimeout(ComfyError):
     code = "TIMEOUT"
+    retryable = True
+
+
+class DiskFull(HandlerError):
+    code = "DISK_FULL"
     retryable = True
 
 

@@ -1,16 +1,25 @@
 """What may come in: the event's input, validated."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
-from handler.credentials import Credential
+from handler.credentials import Auth, Credential, chosen
 from handler.errors import BadRequest
-from handler.net import origin
+from handler.net import LONGEST_URL, echoed, origin
+from handler.targets import AzureUpload, ConvertOutput, ConvertPng, HfUpload, HttpUpload, S3Upload, Upload
 
 
 class Node(TypedDict):
@@ -25,98 +34,8 @@ class Node(TypedDict):
 Graph = dict[str, Node]
 
 
-class _Options(BaseModel):
-    """Names are sharp's (camelCase). Unknown ones are ignored, as the reference does."""
-
-    model_config = ConfigDict(strict=True, frozen=True, alias_generator=to_camel, validate_by_name=True)
-
-
-class JpegOptions(_Options):
-    quality: int = Field(80, ge=1, le=100, description="Quality of the JPEG image.")
-    progressive: bool = Field(False, description="Use progressive (interlace) scanning.")
-    chroma_subsampling: Literal["4:2:0", "4:4:4"] = Field("4:2:0", description="4:4:4 keeps full chroma.")
-    optimize_coding: bool = Field(True, description="Optimise the Huffman coding tables.")
-    mozjpeg: bool = Field(
-        False,
-        description="mozjpeg's defaults: trellisQuantisation, overshootDeringing and optimizeScans on, "
-        "quantisationTable 3.",
-    )
-    trellis_quantisation: bool = Field(False, description="Use trellis quantisation.")
-    overshoot_deringing: bool = Field(False, description="Use overshoot deringing.")
-    optimize_scans: bool = Field(False, description="Optimise the scan order (implies progressive).")
-    quantisation_table: int = Field(0, ge=0, le=8, description="Quantisation table to use.")
-
-
-class WebpOptions(_Options):
-    quality: int = Field(80, ge=1, le=100, description="Quality of the WebP image.")
-    alpha_quality: int = Field(100, ge=0, le=100, description="Quality of the alpha channel.")
-    lossless: bool = Field(False, description="Use lossless compression.")
-    near_lossless: bool = Field(False, description="Use near-lossless compression.")
-    smart_subsample: bool = Field(False, description="Use high quality chroma subsampling.")
-    preset: Literal["default", "picture", "photo", "drawing", "icon", "text"] = Field(
-        "default", description="Preset for preprocessing and filtering."
-    )
-    effort: int = Field(4, ge=0, le=6, description="CPU effort, from 0 (fastest) to 6 (slowest).")
-
-
-class PngOptions(_Options):
-    """None yet: PNG is what ComfyUI writes."""
-
-
-class _Format(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class ConvertJpeg(_Format):
-    format: Literal["jpeg", "jpg"]
-    options: JpegOptions = JpegOptions()
-
-
-class ConvertWebp(_Format):
-    format: Literal["webp"]
-    options: WebpOptions = WebpOptions()
-
-
-class ConvertPng(_Format):
-    format: Literal["png"]
-    options: PngOptions = PngOptions()
-
-
-ConvertOutput = ConvertJpeg | ConvertWebp | ConvertPng
-
-
-class _Upload(BaseModel):
-    """Where outputs are uploaded to. With `async` the caller is answered at once."""
-
-    model_config = ConfigDict(strict=True, frozen=True, validate_by_name=True)
-
-    async_: bool = Field(False, alias="async", description="Answer 202 at once, and upload in the background.")
-
-
-class S3Upload(_Upload):
-    bucket: str = Field(min_length=1)
-    prefix: str = Field("", description="What the keys begin with, as it is.")
-
-
-class AzureUpload(_Upload):
-    container: str = Field(min_length=1)
-    blob_prefix: str = Field("", description="What the blob names begin with, as it is.")
-
-
-class HfUpload(_Upload):
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Name of the repository, such as user/repo.")
-    repo_type: Literal["model", "dataset"] = "model"
-    revision: str = Field("main", min_length=1, description="Branch of the repository.")
-    directory: str = Field("/", description="Directory in the repository.")
-
-
-class HttpUpload(_Upload):
-    url_prefix: str = Field(
-        pattern=r"^[hH][tT][tT][pP][sS]?://[^/]", description="The file name is put behind it, after a slash."
-    )
-
-
-Upload = S3Upload | AzureUpload | HfUpload | HttpUpload
+# What is secret, and what the answer has in a place of its own.
+_NOT_ECHOED = {"credentials", "comfy_org_api_key", "prompt", "input", "workflow", "images"}
 
 
 class Options(BaseModel):
@@ -150,6 +69,9 @@ class Options(BaseModel):
     http_upload: HttpUpload | None = Field(None, description="PUT the outputs to a web server.")
     credentials: list[Credential] = Field(
         [], max_length=100, description="What to show at protected URLs; the first match wins."
+    )
+    comfy_org_api_key: SecretStr | None = Field(
+        None, strict=False, description="Comfy.org's key for API nodes. Default: COMFY_ORG_API_KEY. It is never echoed."
     )
 
     @field_validator("webhook", "webhook_v2")
@@ -187,27 +109,43 @@ class Options(BaseModel):
         """What outputs are converted to; None to leave them as they are."""
         return self.convert_output if "convert_output" in self.model_fields_set else None
 
+    def auth_for(self, url: str) -> Auth | None:
+        """The caller's credentials for a URL."""
+        return chosen(self.credentials, url)
+
     def echo(self) -> dict[str, Any]:
-        """The caller's own fields, as the answer repeats them: without `credentials`, which go nowhere."""
+        """The caller's options, as the answer repeats them: without the secret ones, and without what is secret in URLs."""
         return {
-            name: value.model_dump(by_alias=True, exclude_unset=name == "convert_output")
-            if isinstance(value, BaseModel)
-            else value
+            name: echoed(
+                value.model_dump(by_alias=True, exclude_unset=name == "convert_output")
+                if isinstance(value, BaseModel)
+                else value
+            )
             for name, value in self
-            if name in self.model_fields_set and name != "credentials"
+            if name in self.model_fields_set and name not in _NOT_ECHOED
         }
 
 
 def webhook_url(value: str | None) -> str | None:
     """The value, when it is empty or an http or https URL. Raises ValueError."""
-    if value and not (value.lower().startswith(("http://", "https://")) and origin(value)):
+    if value and len(value) > LONGEST_URL:
+        raise ValueError(f"a webhook's URL has at most {LONGEST_URL} characters")
+    if value and not _is_server(value):
         raise ValueError("a webhook is an http or https URL")
     return value
+
+
+def _is_server(url: str) -> bool:
+    try:
+        return origin(url)[0] in ("http", "https")
+    except ValueError:
+        return False
 
 
 # Far more than any graph has. Beyond them it costs much to say what is wrong, and ComfyUI's own recursion ends.
 _MOST_NODES = 20_000
 _DEEPEST = 100
+_LONGEST_NAME = 1000
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -220,6 +158,30 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return any(isinstance(one, (dict, list)) for one in layer)
 
 
+def _in_api_format(graph: Any) -> Any:
+    """The graph, unless it is of a kind that pydantic would say little of."""
+    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
+        raise ValueError(
+            "this is a workflow saved by the ComfyUI editor; export it with 'Workflow > Export (API)' instead"
+        )
+    if isinstance(graph, dict) and len(graph) > _MOST_NODES:
+        raise ValueError(f"more than {_MOST_NODES} nodes")
+    if _is_deeper(graph, _DEEPEST):
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+    if any(isinstance(name, str) and len(name) > _LONGEST_NAME for name in _names(graph)):
+        raise ValueError(f"the name of a node, a class or an input has more than {_LONGEST_NAME} characters")
+    return graph
+
+
+def _names(graph: Any) -> Iterator[Any]:
+    """The ids of nodes, their classes, and their inputs' names."""
+    for node_id, node in graph.items() if isinstance(graph, dict) else ():
+        yield node_id
+        if isinstance(node, dict):
+            yield node.get("class_type")
+            yield from node["inputs"] if isinstance(node.get("inputs"), dict) else ()
+
+
 class PromptRequest(Options):
     """The prompt dialect, and the body of POST /prompt."""
 
@@ -228,15 +190,7 @@ class PromptRequest(Options):
     @field_validator("prompt", mode="before")
     @classmethod
     def _api_format(cls, prompt: Any) -> Any:
-        if isinstance(prompt, dict) and isinstance(prompt.get("nodes"), list):
-            raise ValueError(
-                "this is a workflow saved by the ComfyUI editor; export it with 'Workflow > Export (API)' instead"
-            )
-        if isinstance(prompt, dict) and len(prompt) > _MOST_NODES:
-            raise ValueError(f"more than {_MOST_NODES} nodes")
-        if _is_deeper(prompt, _DEEPEST):
-            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-        return prompt
+        return _in_api_format(prompt)
 
 
 class WorkflowRequest(Options):
@@ -246,7 +200,33 @@ class WorkflowRequest(Options):
     input: dict[str, Any] = Field(description="The fields of the workflow.")
 
 
-Request = PromptRequest | WorkflowRequest
+class InputImage(BaseModel):
+    """One of worker-comfyui's `images`: inputs of the graph name it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    name: str = Field(min_length=1, max_length=255)
+    image: str = Field(min_length=1, description="Base64, a data URI or a URL.")
+
+
+class WorkerRequest(Options):
+    """The dialect of runpod-workers/worker-comfyui: a graph, and the images that it loads by name."""
+
+    workflow: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
+    images: list[InputImage] | None = Field(None, description="What the graph's inputs name.")
+
+    @field_validator("workflow", mode="before")
+    @classmethod
+    def _api_format(cls, workflow: Any) -> Any:
+        return _in_api_format(workflow)
+
+    @property
+    def named_images(self) -> dict[str, str]:
+        """Name to image."""
+        return {one.name: one.image for one in self.images or []}
+
+
+Request = PromptRequest | WorkflowRequest | WorkerRequest
 
 
 def parsed(event: Mapping[str, Any]) -> Request:
@@ -257,6 +237,8 @@ def parsed(event: Mapping[str, Any]) -> Request:
     if isinstance(event.get("id"), str):
         given = {"id": event["id"], **given}
     if "workflow" in given and "prompt" not in given:
+        if isinstance(given["workflow"], dict):
+            return validated(WorkerRequest, given)
         return validated(WorkflowRequest, given)
     return validated(PromptRequest, given)
 

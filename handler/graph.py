@@ -119,10 +119,11 @@ def saves(graph: Graph, classes: NodeClasses) -> bool:
     return any((known := classes.get(name)) is None or (known.output and name != "PreviewImage") for name in used)
 
 
-def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str, keep: bool) -> Graph:
+def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | None, keep: bool) -> Graph:
     """The graph with every output node saving under `folder`, in files whose names begin with `stem`.
 
-    "sub/ComfyUI" becomes "<folder>/sub/<stem>_ComfyUI", or "<folder>/sub/<stem>" without `keep`. A fresh folder per run makes
+    "sub/ComfyUI" becomes "<folder>/sub/<stem>_ComfyUI", or "<folder>/sub/<stem>" without `keep`; without a stem it becomes
+    "<folder>/sub/ComfyUI". A fresh folder per run makes
     the save nodes run even when ComfyUI has the rest in its cache, keeps jobs apart, and is all that clean-up must remove.
     """
 
@@ -130,6 +131,8 @@ def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str, keep
         value = re.sub(r"[\x00-\x1f]", "_", value)
         parts = [_cut(part, _LONGEST_NAME) for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
         name = parts.pop() if parts else ""
+        if stem is None:
+            return "/".join([folder, *parts, name or _DEFAULT_PREFIX])
         return "/".join([folder, *parts, _cut(f"{stem}_{name}", _LONGEST_NAME) if keep and name else stem])
 
     places = {
@@ -162,6 +165,16 @@ def _given(value: Any, medium: str) -> str | list[str] | None:
         return value if isinstance(value, str) else None
     good = isinstance(value, list) and bool(value) and all(isinstance(entry, str) for entry in value)
     return value if good else None
+
+
+def with_media(graph: Graph, classes: NodeClasses, given: Mapping[str, str]) -> Graph:
+    """The graph with every medium that is named in `given`, also as "name [input]", replaced by what it names."""
+    places = {
+        (place.node_id, place.name): given[name]
+        for place in media(graph, classes)
+        if isinstance(place.value, str) and (name := place.value.removesuffix(" [input]")) in given
+    }
+    return replaced(graph, places)
 
 
 def models(graph: Graph, classes: NodeClasses) -> list[ModelPlace]:

@@ -11,18 +11,20 @@ from urllib.parse import unquote_to_bytes
 import filetype
 import pybase64
 
-from handler import convert, graph, storage
+from handler import convert, disk, graph, storage
 from handler.comfy import Comfy
 from handler.errors import HandlerError, InputUnavailable, PromptTimeout, TooLarge
 from handler.event import Graph
 from handler.graph import NodeClasses, Place
-from handler.net import shown
+from handler.net import named
 from handler.settings import Settings
 from handler.storage import AuthFor
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}://", re.IGNORECASE)
 # Longer than any path on disk: what exceeds it is base64 and never asked for as a file name.
 _MAX_NAME = 1024
+# In characters: to decode one that is percent-encoded takes a hundred times its size.
+_LONGEST_QUOTED = 1 << 20
 
 # What each declared medium accepts, by the main type that the first bytes tell. Pillow decides for images.
 _ACCEPTED = {"video": ("video", "image"), "audio": ("audio", "video")}
@@ -109,16 +111,17 @@ class _Fetcher:
 
     def _file(self, value: str, medium: str, folder: Path, name: str) -> Path:
         """One value as a file with the ending that its content asks for."""
-        folder.mkdir(parents=True, exist_ok=True)
         raw = folder / f"{name}.part"
         max_bytes = int(self.settings.max_input_size_mb * (1 << 20))
-        with raw.open("w+b") as file:
+        with disk.written("the inputs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with disk.written("the inputs"), raw.open("w+b") as file:
             if _URL.match(value):
                 store = storage.chosen(value, self.settings)
                 store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes, timeout_s=self._limit_s())
             else:
                 file.write(_decoded(value, max_bytes))
-        what = shown(value) if _URL.match(value) else "The value"
+        what = named(value) if _URL.match(value) else "The value"
         return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
 
     def _limit_s(self) -> float:
@@ -135,6 +138,8 @@ def _decoded(value: str, max_bytes: int) -> bytes:
     if len(body) * 3 // 4 > max_bytes + 3:
         raise TooLarge(f"The input is larger than {max_bytes / (1 << 20):g} MB (MAX_INPUT_SIZE_MB).")
     if header and not header.endswith(";base64"):
+        if len(body) > _LONGEST_QUOTED:
+            raise TooLarge("A data URI of that size has to be base64.")
         return unquote_to_bytes(body)
     try:
         compact = "".join(body.split())

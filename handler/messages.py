@@ -18,8 +18,9 @@ Message = Mapping[str, Any]
 """One of ComfyUI's websocket messages: {"type", "data"}."""
 
 _CONNECT_TIMEOUT_S = 5
-# How often a lost or refused websocket is tried again, and with it the history.
+# How often a lost or refused websocket is tried again, and with it the history; a look must not wait long for the socket.
 _RECONNECT_INTERVAL_S = 0.25
+_RECONNECT_TIMEOUT_S = 1
 
 
 class Watch:
@@ -27,11 +28,12 @@ class Watch:
 
     A lost socket is replaced under a new client id: closing the older of two sockets under one id deafens the newer for good.
     ComfyUI sends the prompt's messages to the first id only; to the later ones it says no more than that its queue changed.
+    `broken` says that a connection to ComfyUI failed meanwhile, so that another one may answer now than the one that was asked.
     """
 
     def __init__(self, url: str, prompt_id: str, on_message: Callable[[Message], None]) -> None:
         self.client_id = uuid4().hex
-        self.dropped = False
+        self.broken = False
         self.node_started: dict[str, int] = {}
         self.node_ended: dict[str, int] = {}
         self._url = url.replace("http", "ws", 1)
@@ -40,7 +42,7 @@ class Watch:
         self._node: str | None = None
         self._finished = False
         self._socket: websocket.WebSocket | None = None
-        self._connect(self.client_id)
+        self._connect(self.client_id, _CONNECT_TIMEOUT_S)
 
     def wait(self, timeout_s: float) -> bool:
         """Read messages until the prompt's end is announced (True), or until it is time to look at the history (False)."""
@@ -48,16 +50,16 @@ class Watch:
         while not self._finished and (left := end - time.monotonic()) > 0:
             if self._socket is None:
                 time.sleep(min(left, _RECONNECT_INTERVAL_S))
-                self._connect(uuid4().hex)
+                self._connect(uuid4().hex, _RECONNECT_TIMEOUT_S)
                 return False
             message = self._received(self._socket, left)
-            if message and self._take(message) and self.dropped:
+            if message and self._take(message) and self.broken:
                 return False
         return self._finished
 
     def lost(self) -> ComfyError:
         """Why a prompt is neither in the queue nor in the history."""
-        if self.dropped:
+        if self.broken:
             return ComfyCrashed("ComfyUI was started anew while the prompt was in it, and does not know it any more.")
         return PromptInterrupted("The prompt was removed from ComfyUI's queue.")
 
@@ -69,17 +71,17 @@ class Watch:
             self._socket.shutdown()
             self._socket = None
 
-    def _connect(self, client_id: str) -> None:
+    def _connect(self, client_id: str, timeout_s: float) -> None:
         try:
             self._socket = websocket.create_connection(
                 f"{self._url}/ws?clientId={client_id}",
-                timeout=_CONNECT_TIMEOUT_S,
+                timeout=timeout_s,
                 suppress_origin=True,  # ComfyUI refuses an Origin of another host than its own
                 http_no_proxy=["*"],
                 skip_utf8_validation=True,  # done in pure Python, byte by byte, by this library
             )
         except (websocket.WebSocketException, OSError) as exc:
-            self.dropped = True
+            self.broken = True
             logger.debug("prompt %s: no websocket (%s); its history is polled", self._prompt_id, type(exc).__name__)
 
     def _received(self, socket: websocket.WebSocket, timeout_s: float) -> Message | None:
@@ -92,11 +94,13 @@ class Watch:
         except (websocket.WebSocketException, OSError):
             logger.info("prompt %s: the websocket to ComfyUI was lost", self._prompt_id)
             self.close()
-            self.dropped = True
+            self.broken = True
+            return None
+        except ValueError:  # a text that is not UTF-8
             return None
         try:
             message = json.loads(text) if isinstance(text, str) and text else None  # binary: a preview picture
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         good = isinstance(message, dict) and isinstance(message.get("data"), dict)
         return message if good else None
@@ -109,8 +113,9 @@ class Watch:
             return True
         if data.get("prompt_id") != self._prompt_id:
             return False
-        if kind == "executing":
-            self._executing(data.get("node"))
+        node = data.get("node")
+        if kind == "executing" and (node is None or isinstance(node, str)):
+            self._executing(node)
         self._on_message(message)
         return False
 

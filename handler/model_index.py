@@ -13,7 +13,8 @@ import filelock
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from handler.errors import HandlerError, InputUnavailable
+from handler import disk
+from handler.errors import InputUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -69,20 +70,20 @@ class Index:
             yield entries
             if entries != before:
                 new = self._file.with_suffix(".new")
-                new.write_bytes(orjson.dumps({str(path): entry for path, entry in entries.items()}))
-                new.replace(self._file)
+                with disk.written("the list of downloaded models"):
+                    new.write_bytes(orjson.dumps({str(path): entry for path, entry in entries.items()}))
+                    new.replace(self._file)
 
     @contextlib.contextmanager
     def locked(self, name: str, timeout_s: float, complaint: str) -> Iterator[None]:
         """A lock among all processes that share CACHE_DIR. Raises InputUnavailable with the complaint after the time-out."""
         lock = filelock.FileLock(self._locks / f"{hashed(name)[:32]}.lock")
-        try:
+        with disk.written(f"CACHE_DIR={str(self._locks.parent)!r}"):
             self._locks.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=max(0.0, timeout_s))
-        except filelock.Timeout as exc:
-            raise InputUnavailable(complaint) from exc
-        except OSError as exc:
-            raise HandlerError(f"CACHE_DIR={str(self._locks.parent)!r} cannot be written: {exc.strerror}.") from exc
+            try:
+                lock.acquire(timeout=max(0.0, timeout_s))
+            except filelock.Timeout as exc:
+                raise InputUnavailable(complaint) from exc
         try:
             yield
         finally:

@@ -12,11 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
 
-from handler import storage
+from handler import disk, net, storage
 from handler.credentials import Auth
-from handler.errors import BadRequest, InputUnavailable
+from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
 from handler.model_index import Entry, hashed
-from handler.net import shown
 from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,10 +70,12 @@ class Wanted:
 def transferred(url: str, part: Path, settings: Settings, *, auth: Auth | None, end: float) -> None:
     """Fill the part file with what the URL holds, behind what it holds already. `end` is in seconds of time.monotonic.
 
-    Raises InputUnavailable and leaves the part file, which a later call goes on with.
+    Raises InputUnavailable and leaves the part file, which a later call goes on with; or DiskFull or TooLarge, and leaves
+    nothing.
     """
     _sweep(part.parent)
     part.touch()
+    version = storage.Version(part.with_name(f"{part.name}.version"))
     sizes = [part.stat().st_size]
 
     def went_on(exc: BaseException) -> bool:
@@ -91,10 +92,19 @@ def transferred(url: str, part: Path, settings: Settings, *, auth: Auth | None, 
         reraise=True,
     )
     try:
-        retrying(_attempt, url, part, settings, auth, end)
+        retrying(_attempt, url, part, version, settings, auth, end)
+        version.path.unlink(missing_ok=True)
+    except DiskFull:
+        part.write_bytes(b"")  # it would keep the disk full
+        raise
+    except TooLarge as exc:
+        part.write_bytes(b"")
+        limit = f"{settings.max_model_size_gb:g} GB (MAX_MODEL_SIZE_GB)"
+        raise TooLarge(f"{net.named(url)} is larger than {limit}.") from exc
     finally:
         if part.stat().st_size == 0:
             part.unlink()
+            version.path.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:
@@ -105,11 +115,12 @@ def _sweep(folder: Path) -> None:
                 part.unlink()
 
 
-def _attempt(url: str, part: Path, settings: Settings, auth: Auth | None, end: float) -> None:
-    with part.open("r+b") as file:
+def _attempt(url: str, part: Path, version: storage.Version, settings: Settings, auth: Auth | None, end: float) -> None:
+    with disk.written(str(part)), part.open("r+b") as file:
         file.seek(0, os.SEEK_END)
-        timeout_s = max(0.001, end - time.monotonic())
-        storage.chosen(url, settings).fetch(url, file, auth=auth, max_bytes=None, timeout_s=timeout_s)
+        store, timeout_s = storage.chosen(url, settings), max(0.001, end - time.monotonic())
+        max_bytes = int(settings.max_model_size_gb * (1 << 30))
+        store.fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
         file.flush()
         os.fsync(file.fileno())
 
@@ -119,9 +130,9 @@ def checked(url: str, part: Path, sha256: str | None) -> None:
     found = file_sha256(part) if sha256 and part.exists() else sha256
     if found != sha256:
         part.unlink()
-        raise InputUnavailable(f"{shown(url)} has the sha256 {found}, not {sha256}.", location="sha256")
+        raise InputUnavailable(f"{net.named(url)} has the sha256 {found}, not {sha256}.", location="sha256")
     if not part.exists():
-        raise InputUnavailable(f"{shown(url)} is empty.")
+        raise InputUnavailable(f"{net.named(url)} is empty.")
 
 
 def file_sha256(path: Path) -> str:

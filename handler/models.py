@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handler import graph, model_part, storage
+from handler import disk, graph, model_part, storage
 from handler.credentials import Auth
-from handler.errors import BadRequest, HandlerError, TooLarge
+from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge
 from handler.event import Graph
 from handler.graph import ModelPlace
 from handler.model_index import Entry, Index, held, without_oldest
 from handler.model_part import Wanted
-from handler.net import shown
+from handler.net import LONGEST_URL, named, shown
 from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,8 @@ class Models:
         end = time.monotonic() + timeout_s
         with Hold() as hold:
             for place in places:
+                if len(place.value) > LONGEST_URL:
+                    raise InputUnavailable(f"It has more than {LONGEST_URL} characters.", location=place.location)
                 if not is_url(place.value):
                     hold.push(self.in_use([self._settings.model_dir / place.folder / place.value]))
                     continue
@@ -143,14 +145,14 @@ class Models:
 
     def _obtained(self, wanted: Wanted, timeout_s: float, hold: Hold) -> Path:
         """The wanted file, which `hold` keeps from being removed."""
-        complaint = f"{shown(wanted.url)}: another download of it takes too long."
+        complaint = f"{named(wanted.url)}: another download of it takes too long."
         end = time.monotonic() + timeout_s
-        try:
-            # Not by the target's name: it may be known at the end only.
-            with self._index.locked(f"{wanted.key} {wanted.folder}", timeout_s, complaint):
-                path = self._found(wanted, hold) or self._new(wanted, end, hold)
-        except OSError as exc:
-            raise HandlerError(f"{wanted.path} cannot be written: {exc.strerror}.") from exc
+        # Not by the target's name: it may be known at the end only.
+        with (
+            disk.written(str(wanted.path)),
+            self._index.locked(f"{wanted.key} {wanted.folder}", timeout_s, complaint),
+        ):
+            path = self._found(wanted, hold) or self._new(wanted, end, hold)
         self._make_room()
         return path
 
@@ -180,7 +182,7 @@ class Models:
     def _check_way(self, wanted: Wanted, path: Path, entries: Mapping[Path, Entry]) -> None:
         if not wanted.may_take(path, entries.get(path)):
             raise BadRequest(
-                f"{path.parent.name}/{path.name} exists already and was not downloaded from {shown(wanted.url)}; "
+                f"{path.parent.name}/{path.name} exists already and was not downloaded from {named(wanted.url)}; "
                 "remove it, give another filename, or give its sha256 if it is the same.",
                 location="filename",
             )

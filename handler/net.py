@@ -2,20 +2,34 @@
 
 import contextlib
 import ipaddress
+import re
 import socket
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from handler import deadline
 from handler.errors import BadRequest, ForbiddenUrl
 
+LONGEST_URL = 8192
+"""In characters; signed ones have some thousands."""
+
 _MAX_REDIRECTS = 5
+_CONNECT_TIMEOUT_S = 10
+_POOLS: dict[str, type[HTTPConnectionPool]] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+_LONGEST_NAME = 200
+# What no host can have in it (a zone of an IPv6 address, %eth0, is none of its characters), and a host with its port.
+_NO_HOST = re.compile(r"[\0-\x20\x7f-\xa0\"#/<>?@\\^`{|}]|^[^:]*%")
+_URL = re.compile(r"https?://\S+\Z", re.IGNORECASE)
+_PLACE = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Local NAT64, IPv4-compatible, site-local, SRv6 and documentation addresses, and IETF's own: Python 3.11 takes them for global.
 _NOT_PUBLIC = [
@@ -50,9 +64,12 @@ def session(
     return made
 
 
-def only_public(manager: PoolManager) -> None:
-    """Make a manager of connections refuse addresses that are not public, with ForbiddenUrl, as a session does."""
-    manager.pool_classes_by_scheme = {"http": _PublicPool, "https": _PublicTlsPool}
+def guarded(pools: Mapping[str, Any], *, public: bool) -> dict[str, type[HTTPConnectionPool]]:
+    """Kinds of pools, by scheme, whose connections keep to `deadline.within`, as those of a session do.
+
+    With `public` they refuse addresses that are not, with ForbiddenUrl.
+    """
+    return {scheme: _guarded(pool, public) for scheme, pool in pools.items()}
 
 
 def check(url: str, *, allow_private: bool) -> None:
@@ -62,21 +79,27 @@ def check(url: str, *, allow_private: bool) -> None:
     A name that is not found passes, it may be found later.
     """
     try:
-        _, host, port = origin(url)
+        scheme, host, port = origin(url)
     except ValueError as exc:
-        raise BadRequest(f"{shown(url)} is not a valid URL.") from exc
+        raise BadRequest(f"{named(url)} is not a valid URL.") from exc
+    if scheme not in ("http", "https"):
+        raise BadRequest(f"{named(url)} is no http or https URL.")
     if not allow_private:
-        # UnicodeError: a label that is empty or too long
-        with contextlib.suppress(OSError, UnicodeError):
-            _public_addresses(host, port)
+        with contextlib.suppress(OSError):
+            _public_addresses(host.rstrip("."), port)  # as the connection does
 
 
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of an http or https URL. Raises ValueError when it has none."""
     parts = urlsplit(url)
-    if not parts.hostname:
+    host = parts.hostname
+    if not host:
         raise ValueError("the URL names no host")
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    if _NO_HOST.search(host):
+        raise ValueError("the URL's host has a character that no host has")
+    if host.isascii():
+        host.encode("idna")  # raises for a label that is empty or too long
+    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def quoted(path: str) -> str:
@@ -90,7 +113,31 @@ def shown(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # such as http://[::1
         return "The URL"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    host = parts.netloc.rpartition("@")[2]
+    # http://user:pass#word@host/ has a password with a character that ends what stands before the path.
+    cut_short = not parts.path and "@" in parts.query + parts.fragment
+    if cut_short or not _PLACE.fullmatch(host):
+        return "The URL"
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def short(text: str) -> str:
+    """A name or a URL that error sentences can hold."""
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+
+
+def named(url: str) -> str:
+    """A URL as error sentences name it."""
+    return short(shown(url))
+
+
+def echoed(value: Any) -> Any:
+    """JSON of a caller's as answers and webhooks may repeat it: the URLs in it are `shown`."""
+    if isinstance(value, str):
+        return shown(value) if _URL.match(value) else value
+    if isinstance(value, Mapping):
+        return {key: echoed(item) for key, item in value.items()}
+    return [echoed(item) for item in value] if isinstance(value, list) else value
 
 
 def is_public(address: str) -> bool:
@@ -109,52 +156,101 @@ def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return ip.ipv4_mapped or ip.sixtofour
 
 
-def _connected(connection: HTTPConnection) -> socket.socket:
-    """A socket to an address that was checked: the name is resolved once, so a second answer of its DNS changes nothing."""
-    addresses = _public_addresses(connection.host, connection.port)
-    failure: OSError = OSError(f"{connection.host} has no address")
-    for address in addresses:
-        try:
-            return socket.create_connection((address, connection.port), connection.timeout)
-        except OSError as exc:
-            failure = exc
-    raise failure
+Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
-def _public_addresses(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
-    if not all(map(is_public, addresses)):
+def _addresses(host: str, port: int) -> Sequence[Found]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _public_addresses(host: str, port: int) -> Sequence[Found]:
+    found = _addresses(host, port)
+    if not all(is_public(str(entry[4][0])) for entry in found):
         raise ForbiddenUrl(f"{host} is not a public address; set ALLOW_PRIVATE_URLS=true to allow such URLs.")
-    return addresses
+    return found
+
+
+def _reached(found: Sequence[Found], timeout_s: float) -> socket.socket:
+    """A socket to the first of some addresses that answers. They share the time: a name can have any number of them."""
+    end = time.monotonic() + timeout_s
+    failure: OSError = OSError("the name has no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(found):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(0.001, (end - time.monotonic()) / (len(found) - tried)))
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        else:
+            sock.settimeout(timeout_s)
+            return sock
+    raise failure
 
 
 # urllib3 has no public hook between resolving a name and connecting to it; `_new_conn` is what its own proxy and SOCKS
 # support overrides for that purpose.
-class _PublicConnection(HTTPConnection):
+class _Connection(HTTPConnection):
+    """What a kind of connection is mixed with."""
+
+    public = False
+    serves: deadline.Watch | None = None
+
     def _new_conn(self) -> socket.socket:
-        return _connected(self)
+        """A socket to an address that was checked: the name is resolved once, so a second answer of its DNS changes nothing."""
+        try:
+            found = (_public_addresses if self.public else _addresses)(self.host, self.port or self.default_port)
+            sock = _reached(found, self.timeout or _CONNECT_TIMEOUT_S)
+        except socket.gaierror as exc:
+            raise NameResolutionError(self.host, self, exc) from exc
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, "no address answered in time") from exc
+        except OSError as exc:
+            raise NewConnectionError(self, str(exc)) from exc
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            deadline.bind(self, sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:  # kept from another request, perhaps another thread's
+            deadline.bind(self, self.sock)
+        super().request(*args, **kwargs)
 
 
-class _PublicTlsConnection(HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return _connected(self)
+class _PublicConnection(_Connection):
+    public = True
 
 
-class _PublicPool(HTTPConnectionPool):
-    ConnectionCls = _PublicConnection
-
-
-class _PublicTlsPool(HTTPSConnectionPool):
-    ConnectionCls = _PublicTlsConnection
+@cache
+def _guarded(pool: Any, public: bool) -> type[HTTPConnectionPool]:
+    own = _PublicConnection if public else _Connection
+    connection = type(own.__name__, (own, pool.ConnectionCls), {})
+    return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
 
 class _Adapter(HTTPAdapter):
     """Goes around the proxy for some hosts: requests itself does so only when it may read the environment."""
 
+    public = False
+
     def __init__(self, direct: str) -> None:
         super().__init__()
         self._direct = direct
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = guarded(_POOLS, public=self.public)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        # The proxy is the operator's: it may be anywhere.
+        manager.pool_classes_by_scheme = guarded(_POOLS, public=False)
+        return manager
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         if self._goes_around(str(urlsplit(str(request.url)).hostname)):
@@ -168,9 +264,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _PublicAdapter(_Adapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        only_public(self.poolmanager)
+    public = True
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         if kwargs.get("proxies"):

@@ -179,7 +179,6 @@ class Outbox:
 
     def _serve(self, lane: "_Lane") -> None:
         with net.session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
-            session.stream = True  # the status is all that counts; the rest of the answer is not read
             for letter in lane.letters:
                 if self._stopping.is_set():
                     return

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 from handler import convert
 from handler.comfy import Comfy
 from handler.errors import OutputError
-from handler.event import ConvertOutput, Graph
+from handler.event import Graph
 from handler.graph import named, title
 from handler.result import OutputEntry
+from handler.targets import ConvertOutput
 
 _OWN_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".flac": "audio/flac", ".opus": "audio/ogg"}
 

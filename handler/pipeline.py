@@ -6,50 +6,33 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler import credentials, delivery, graph, inputs, net, outputs, storage, webhooks, workflows
+from handler import answers, bucket, graph, inputs, links, net, outputs, storage, webhooks, workflows
 from handler.comfy import Execution
 from handler.errors import (
     BadRequest,
     ComfyError,
     DeliveryError,
     InputUnavailable,
+    OutOfMemory,
     PromptTimeout,
     ServerStopped,
     UnknownWorkflow,
 )
-from handler.event import Graph, Options, Request, WorkflowRequest, parsed
+from handler.event import Graph, Request, WorkerRequest, WorkflowRequest, parsed
+from handler.job import Job
 from handler.line import Ticket
 from handler.messages import Message
 from handler.models import Hold
-from handler.outbox import Promise
-from handler.result import ComfyExecution, Result, Stats
+from handler.result import Result
 from handler.service import Service
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Job:
-    """A request with nothing left to check: only ComfyUI can still refuse it.
-
-    `attempt` is fresh for every job: the name of its folders in ComfyUI's input and output folder. `ticket` is what
-    `Comfy.interrupt` takes. `hold` keeps the models that it uses from being removed. Times are in seconds of time.monotonic.
-    """
-
-    ticket: Ticket
-    request: Request
-    fields: Mapping[str, Any]
-    graph: Graph
-    attempt: str
-    hold: Hold
-    promise: Promise
-    received: float
-    prepared: float
-    deadline: float
+# What ComfyUI needs to begin with freeing its memory.
+_FREE_S = 1.0
 
 
 def run(event: Mapping[str, Any], service: Service) -> dict[str, Any]:
@@ -67,6 +50,7 @@ def prepare(event: Mapping[str, Any], service: Service, ticket: Ticket | None = 
     ticket = ticket or Ticket()
     request = parsed(event)
     ticket.request_id = request.id
+    store = bucket.chosen(event, request.id, service.settings)
     fields, prompt = _expanded(request, service)
     attempt = secrets.token_hex(8)
     seconds = min(request.timeout_s or service.settings.prompt_timeout_s, service.settings.prompt_timeout_s)
@@ -77,12 +61,13 @@ def prepare(event: Mapping[str, Any], service: Service, ticket: Ticket | None = 
         ticket.check()
         promise = service.outbox.promise(webhooks.failed(request, ready, ServerStopped()))
         undo.pop_all()
-    return Job(ticket, request, fields, ready, attempt, hold, promise, received, time.monotonic(), received + seconds)
+    now, deadline = time.monotonic(), received + seconds
+    return Job(ticket, request, fields, ready, attempt, hold, promise, store, received, now, deadline)
 
 
 def accepted(job: Job) -> dict[str, Any]:
     """The answer to a caller who does not wait for the job."""
-    return {**_echo(job), "id": job.request.id, "prompt": job.graph, "status": "ok", **job.fields}
+    return {**job.request.echo(), "id": job.request.id, "prompt": job.graph, "status": "ok", **job.fields}
 
 
 def execute(job: Job, service: Service, on_message: Callable[[Message], None] = lambda _: None) -> Result:
@@ -115,50 +100,76 @@ def _executed(job: Job, service: Service, on_message: Callable[[Message], None])
         report(message)
         on_message(message)
 
-    execution = service.comfy.run(
-        job.graph,
-        job.ticket,
-        deadline=job.deadline,
-        on_turn=lambda: turn.append(time.monotonic()),
-        on_message=tell,
-    )
+    execution = _run(job, service, lambda: turn.append(time.monotonic()), tell)
     finished = time.monotonic()
     done = _outputs(job, execution, service)
     converted = time.monotonic()
     job.ticket.settle()
-    images = _delivered(job, done, service)
-    delivered = time.monotonic()
-    marks = (job.received, job.prepared, began, turn[0], finished, converted, delivered)
-    logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(done), _ms(job.received, delivered))
-    return _result(job, done, images, _stats(execution, marks))
+
+    marks = (job.received, job.prepared, began, turn[0], finished, converted)
+    answer = answers.made(job, done, execution, marks, service)
+    logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(done), answer.stats.total_time)
+    return answer
+
+
+def _run(job: Job, service: Service, on_turn: Callable[[], None], on_message: Callable[[Message], None]) -> Execution:
+    """Run the graph; once more, with ComfyUI's memory freed, when there was too little of it."""
+    comfy = service.comfy
+    for is_last in (False, True):
+        try:
+            extra = _extra_data(job, service)
+            return comfy.run(
+                job.graph, job.ticket, deadline=job.deadline, extra_data=extra, on_turn=on_turn, on_message=on_message
+            )
+        except OutOfMemory as exc:
+            if is_last or time.monotonic() + _FREE_S > job.deadline:
+                raise
+            logger.warning("job %r: %s Its memory is freed, and it runs once more.", job.request.id, exc.message)
+            comfy.forget(job.ticket.prompt_id)
+            comfy.free()
+            time.sleep(_FREE_S)
+            _remove(service.settings.output_dir / job.attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+def _extra_data(job: Job, service: Service) -> dict[str, str]:
+    """What API nodes look for."""
+    key = job.request.comfy_org_api_key or service.settings.comfy_org_api_key
+    return {"api_key_comfy_org": key.get_secret_value()} if key else {}
 
 
 def _expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Graph]:
     """The fields of a workflow request, with its defaults, and the graph to run."""
     if not isinstance(request, WorkflowRequest):
-        return {}, request.prompt
+        return {}, request.workflow if isinstance(request, WorkerRequest) else request.prompt
     workflow = service.workflows.get(request.workflow.strip("/"))
     if workflow is None:
         known = ", ".join(service.workflows) or "none"
         raise UnknownWorkflow(f"There is no workflow {request.workflow!r}; there are: {known}.", location="workflow")
     fields, prompt = workflows.expanded(workflow, request.input, service.comfy.options, service.warmup_checkpoint)
-    return {"input": fields}, prompt
+    return {"input": net.echoed(fields)}, prompt
 
 
 def _rewritten(prompt: Graph, request: Request, attempt: str, deadline: float, service: Service) -> tuple[Graph, Hold]:
     """The graph with its models and inputs fetched and its outputs in the job's own folder; and the hold on the models."""
     classes = service.comfy.classes(prompt)
-    if not graph.saves(prompt, classes):
+    # worker-comfyui runs what only shows previews, and says that there were no images.
+    if not isinstance(request, WorkerRequest) and not graph.saves(prompt, classes):
         raise BadRequest(
             "The prompt has nothing to save: it needs an output node other than PreviewImage, such as SaveImage.",
             location="prompt",
         )
+    links.check(prompt, classes)
+    if isinstance(request, WorkerRequest):
+        prompt = graph.with_media(prompt, classes, request.named_images)
     if request.upload is not None:
-        storage.receiver(request.upload, service.settings).check(request.upload, _auth_for(request))
+        storage.receiver(request.upload, service.settings).check(request.upload, request.auth_for)
     for webhook in filter(None, (request.webhook, request.webhook_v2)):
         net.check(webhook, allow_private=service.settings.allow_private_urls)
-    prompt, hold = _fetched(prompt, classes, attempt, _auth_for(request), deadline, service)
-    stem, keep = graph.stem(request.id), service.settings.prepend_filenames
+    prompt, hold = _fetched(prompt, classes, attempt, request.auth_for, deadline, service)
+    # worker-comfyui's files are named as the graph says.
+    stem = None if isinstance(request, WorkerRequest) else graph.stem(request.id)
+    keep = service.settings.prepend_filenames
     return graph.prefixed(prompt, classes, folder=attempt, stem=stem, keep=keep), hold
 
 
@@ -197,65 +208,6 @@ def _outputs(job: Job, execution: Execution, service: Service) -> list[outputs.O
     )
     target = job.request.target
     return outputs.converted(found, target) if target else found
-
-
-def _delivered(job: Job, done: list[outputs.Output], service: Service) -> list[str]:
-    upload = job.request.upload
-    if upload is None:
-        return delivery.inline(done)
-    files = [output for output in done if output.filename is not None]
-    try:
-        urls = delivery.uploaded(files, upload, service.settings, _auth_for(job.request))
-    except DeliveryError as exc:
-        names = ", ".join(str(file.filename) for file in files)
-        raise DeliveryError(
-            f"{exc.message} The outputs are kept in the output folder, in {job.attempt}: {names}."
-        ) from exc
-    for url, file in zip(urls, files, strict=True):
-        service.events.emit("file_uploaded", {"id": job.request.id, "url": url, "size": file.size})
-    return urls
-
-
-def _auth_for(request: Options) -> storage.AuthFor:
-    return lambda url: credentials.chosen(request.credentials, url)
-
-
-def _result(job: Job, done: list[outputs.Output], images: list[str], stats: Stats) -> Result:
-    return Result.model_validate(
-        {
-            **_echo(job),
-            "prompt": job.graph,
-            "id": job.request.id,
-            "images": images,
-            "filenames": [output.filename for output in done if output.filename is not None],
-            "outputs": [outputs.described(output, job.graph) for output in done],
-            "stats": stats,
-            **job.fields,
-        }
-    )
-
-
-def _echo(job: Job) -> dict[str, Any]:
-    return {name: value for name, value in job.request.echo().items() if name not in ("prompt", "input", "workflow")}
-
-
-def _stats(execution: Execution, marks: tuple[float, ...]) -> Stats:
-    received, prepared, began, turn, finished, converted, delivered = marks
-    return Stats(
-        comfy_execution=ComfyExecution.of(
-            execution.entry["status"]["messages"], execution.node_started, execution.node_ended
-        ),
-        preprocess_time=_ms(received, prepared),
-        queue_time=_ms(began, turn),
-        comfy_round_trip_time=_ms(turn, finished),
-        postprocess_time=_ms(finished, converted),
-        upload_time=_ms(converted, delivered),
-        total_time=_ms(received, delivered),
-    )
-
-
-def _ms(start: float, end: float) -> float:
-    return round((end - start) * 1000, 1)
 
 
 def _clean(job: Job, service: Service, *, keep_outputs: bool) -> None:

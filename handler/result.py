@@ -77,10 +77,36 @@ class Result(BaseModel):
     filenames: list[str] = Field(description="The names of the files, in the same order.")
     outputs: list[OutputEntry] = Field(description="Every output in the order of the graph, texts included.")
     stats: Stats
+    errors: list[str] | None = Field(None, description="What did not go as asked, though nothing is lost.")
+
+    @property
+    def files(self) -> list[tuple[OutputEntry, str]]:
+        """Every output file, and its base64 or URL."""
+        return list(zip((output for output in self.outputs if output.filename), self.images, strict=True))
 
     def answer(self) -> dict[str, Any]:
         """The result as plain JSON values."""
         return self.model_dump(exclude_none=True)
+
+
+class WorkerResult(Result):
+    """The answer in worker-comfyui's dialect. Videos, sounds and all other files are among its `images` as well."""
+
+    uploaded: bool = Field(description="Whether `images` holds URLs.")
+
+    def answer(self) -> dict[str, Any]:
+        kind = "s3_url" if self.uploaded else "base64"
+        texts = [
+            {"node_id": output.node_id, "title": output.title, "text": output.text}
+            for output in self.outputs
+            if output.text is not None
+        ]
+        answer: dict[str, Any] = {
+            "images": [{"filename": file.filename, "type": kind, "data": data} for file, data in self.files]
+        }
+        if not (answer["images"] or texts):
+            answer["status"] = "success_no_images"
+        return answer | ({"texts": texts} if texts else {}) | ({"errors": self.errors} if self.errors else {})
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

@@ -2,13 +2,14 @@
 
 import io
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from handler import storage, workflows
+from handler import bucket, storage, workflows
 from handler.comfy import Comfy
 from handler.errors import HandlerError
 from handler.event import Graph
@@ -17,6 +18,7 @@ from handler.net import shown
 from handler.outbox import Outbox
 from handler.settings import BadSettings, Settings
 from handler.system_events import SystemEvents
+from handler.whereabouts import Whereabouts
 from handler.workflows import Workflow
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,13 @@ class Service:
     @classmethod
     def of(cls, settings: Settings) -> "Service":
         """Raises BadSettings or BadWorkflow, each with one line that names what is wrong."""
-        comfy = Comfy(settings.comfy_url, inflight=settings.comfyui_inflight)
+        bucket.check(settings)
+        comfy = Comfy(
+            settings.comfy_url,
+            inflight=settings.comfyui_inflight,
+            patience_s=settings.comfyui_hang_timeout_s or math.inf,
+            whereabouts=Whereabouts(settings),
+        )
         events = SystemEvents(settings)
         return cls(
             settings=settings,

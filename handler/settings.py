@@ -43,10 +43,18 @@ class Settings(BaseModel):
     input_dir: Path = Field(Path("/opt/ComfyUI/input"), description="ComfyUI's input folder.")
     output_dir: Path = Field(Path("/opt/ComfyUI/output"), description="ComfyUI's output folder.")
     model_dir: Path = Field(Path("/opt/ComfyUI/models"), description="ComfyUI's folder of model folders.")
+    network_volumes: str = Field(
+        "/runpod-volume,/workspace",
+        description="Volumes, comma separated, on which ComfyUI looks for models as well. What is not there is skipped.",
+    )
+    network_volume_debug: bool = Field(False, description="Log at the start which models the volumes hold.")
     startup_check_interval_s: float = Field(1, gt=0, description="Seconds between two looks at a starting ComfyUI.")
     startup_check_max_tries: int = Field(10, ge=1, description="How many such looks before the start is given up.")
     always_restart_comfyui: bool = Field(
         False, description="Start ComfyUI anew when it exits. Otherwise the server exits with it."
+    )
+    comfyui_hang_timeout_s: float = Field(
+        60, ge=0, description="Seconds without any answer after which ComfyUI counts as ended, and is killed. 0: never."
     )
     warmup_prompt_url: str | None = Field(
         None, pattern=r"^https?://", description="URL of such a graph; WARMUP_PROMPT_FILE wins."
@@ -61,16 +69,28 @@ class Settings(BaseModel):
     api_keys: SecretStr | None = Field(
         None, description="Keys of the HTTP API, comma separated; a request must show one. Unset: everybody may use it."
     )
+    docs: bool = Field(True, description="Serve the documentation at /docs. It asks for a key as well when there are some.")
     log_level: Literal["trace", "debug", "info", "warn", "error", "fatal"] = Field("info", description="Log level.")
     markdown_schema_descriptions: bool = Field(
         True, description="Show a table of inputs in the description of each workflow in /docs."
     )
     max_body_size_mb: float = Field(100, gt=0, description="Largest request body, in MB of 1024 x 1024 bytes.")
+    body_timeout_s: float = Field(300, gt=0, description="Seconds that a request body may take to arrive.")
     max_input_size_mb: float = Field(100, gt=0, description="Largest input file, in MB of 1024 x 1024 bytes.")
+    cancel_on_disconnect: bool = Field(
+        False, description="End a request whose client goes away, unless a webhook is to tell how it ends."
+    )
+    max_model_size_gb: float = Field(100, gt=0, description="Largest downloaded model, in GB of 1024^3 bytes.")
     max_queue_depth: int = Field(0, ge=0, description="Jobs at which /ready answers 503. 0: no limit.")
     queue_limit: int = Field(0, ge=0, description="Jobs at which another one is refused with 429. 0: no limit.")
     input_timeout_s: float = Field(60, gt=0, description="Seconds that fetching one input may take.")
+    upload_timeout_s: float = Field(600, gt=0, description="Seconds that uploading a job's outputs may take.")
     prompt_timeout_s: float = Field(3600, gt=0, description="Seconds that a job may take, waiting included.")
+    max_result_size_mb: float | None = Field(
+        None,
+        ge=0,
+        description="Largest answer as JSON, in MB of 1000 x 1000 bytes. 0: no limit. Default: 19 for the RunPod worker.",
+    )
     shutdown_grace_s: float = Field(
         30, ge=0, description="Seconds that requests get at a shutdown. What is left then ends with SERVER_STOPPED."
     )
@@ -95,6 +115,17 @@ class Settings(BaseModel):
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
         "auto", description="Whether the bucket's name is in the path or in the host name."
     )
+    bucket_endpoint_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]",
+        description="Endpoint of the bucket for worker-comfyui's dialect and big answers.",
+    )
+    bucket_access_key_id: str | None = Field(None, description="Access key of that bucket.")
+    bucket_secret_access_key: SecretStr | None = Field(None, description="Secret key of that bucket.")
+    bucket_name: str | None = Field(None, description="Name of that bucket. Default: month and year, as 11-26.")
+    s3_presign_expiry_s: int = Field(
+        604_800, ge=1, le=604_800, description="Seconds that the URLs of that bucket can be read."
+    )
     azure_storage_connection_string: SecretStr | None = Field(
         None, description="Connection string of the Azure storage account."
     )
@@ -103,6 +134,12 @@ class Settings(BaseModel):
     azure_storage_sas_token: SecretStr | None = Field(None, description="SAS token for the Azure storage account.")
     hf_token: SecretStr | None = Field(None, description="Token for the Hugging Face hub.")
     hf_endpoint: str = Field("https://huggingface.co", description="Address of the Hugging Face hub.")
+    comfy_org_api_key: SecretStr | None = Field(None, description="Comfy.org's key for API nodes.")
+    runpod_concurrency: int = Field(1, ge=1, le=32, description="How many jobs a RunPod worker takes at once.")
+    runpod_log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = Field(
+        "INFO", description="Log level of RunPod's SDK. Its DEBUG logs requests and answers in full."
+    )
+    refresh_worker: bool = Field(False, description="Let RunPod reset the worker after each job.")
     salad_metadata_url: str = Field(
         "http://169.254.169.254", pattern=r"^https?://", description="Salad's metadata service, used on Salad only."
     )
@@ -181,6 +218,11 @@ class Settings(BaseModel):
     def starts_comfyui(self) -> bool:
         """Whether ComfyUI is ours to start and stop."""
         return not self.comfyui_url and self.cmd != ""
+
+    def env_for_comfyui(self) -> dict[str, str]:
+        """This process's environment without our secrets, which are no business of custom nodes; HF_TOKEN is theirs, too."""
+        ours = {name.upper() for name, field in type(self).model_fields.items() if "SecretStr" in str(field.annotation)}
+        return {name: value for name, value in os.environ.items() if name not in ours - {"HF_TOKEN"}}
 
     @property
     def on_salad(self) -> bool:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from standardwebhooks import Webhook
 
+from handler import deadline
 from handler.errors import ForbiddenUrl, HandlerError
 from handler.event import Options
 from handler.result import Result, encoded
@@ -19,6 +21,8 @@ from handler.settings import BadSettings, Settings
 
 # 4xx that say nothing about the request itself; after any other the same request would fail again.
 _PASSING = {408, 409, 425, 429}
+# Bytes per second that a receiver has to take, beyond its time-outs.
+_SLOWEST = 100_000
 
 
 class Failed(Exception):
@@ -72,20 +76,22 @@ def post(
     url: str, body: bytes, headers: Mapping[str, str], session: requests.Session, timeout_s: tuple[float, float]
 ) -> None:
     """One try. Redirects are not followed: the signature would go where nobody asked for it. Raises Failed or Refused."""
+    end = time.monotonic() + sum(timeout_s) + len(body) / _SLOWEST
+    headers = {"Content-Type": "application/json", **headers}
     try:
-        with session.post(
-            url,
-            data=body,
-            headers={"Content-Type": "application/json", **headers},
-            timeout=timeout_s,
-            allow_redirects=False,
-        ) as answer:
+        with (
+            deadline.within(end),
+            # The status is all that counts; the rest of the answer is not read.
+            session.post(
+                url, data=body, headers=headers, timeout=timeout_s, allow_redirects=False, stream=True
+            ) as answer,
+        ):
             status = answer.status_code
     except ForbiddenUrl as exc:
         raise Refused("it is not at a public address") from exc
     except ValueError as exc:
         raise Refused("the URL cannot be used") from exc
-    except requests.RequestException as exc:
+    except (requests.RequestException, OSError) as exc:
         raise Failed(type(exc).__name__) from exc
     if 400 <= status < 500 and status not in _PASSING:
         raise Refused(f"it answered {status}")

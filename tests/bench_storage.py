@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from handler import Settings
-from handler.event import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
 from handler.storage import chosen, receiver
+from handler.targets import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
 
 _MB = 1 << 20
 

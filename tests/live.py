@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,10 +14,10 @@ from tests.standin import Standin
 
 
 @contextlib.contextmanager
-def served(app: Starlette) -> Iterator[str]:
-    """Serve an app on loopback; gives its URL."""
+def served(app: Starlette, **options: Any) -> Iterator[str]:
+    """Serve an app on loopback, with uvicorn's options; gives its URL."""
     listener = listening("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

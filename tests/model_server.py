@@ -1,6 +1,7 @@
 """A file server for downloads: with ranges, bearer tokens and transfers that break off, and a book of what was asked."""
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -42,9 +43,12 @@ class Files:
         whole = self.content[path]
         if given := re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", "")):
             begin = int(given[1])
+        etag = f'"{hashlib.sha256(whole).hexdigest()}"'
+        if request.headers.get("if-range", etag) != etag:
+            begin = 0
         if begin and begin >= len(whole):
             return Response(status_code=416, headers={"content-range": f"bytes */{len(whole)}"})
-        headers = {"content-length": str(len(whole) - begin)}
+        headers = {"content-length": str(len(whole) - begin), "etag": etag}
         if begin:
             headers["content-range"] = f"bytes {begin}-{len(whole) - 1}/{len(whole)}"
         return StreamingResponse(self._stream(path, whole[begin:]), 206 if begin else 200, headers)

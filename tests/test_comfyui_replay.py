@@ -31,7 +31,6 @@ SKIPPED = {
         "/experiment/models": "not used by clients",
         "/experiment/models/checkpoints": "not used by clients",
         "/internal/logs/raw": "not used by clients",
-        "/internal/folder_paths": "not used by clients",
         "/internal/files/output": "not used by clients",
         "/": "a page of its own",
         "/index.html": "a page of its own",

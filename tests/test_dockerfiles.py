@@ -216,7 +216,9 @@ def test_what_a_container_runs(entrypoint: Path, words: list[str], environ: dict
 @pytest.mark.parametrize(("worker", "code"), [("exit 3", 3), ("exec sleep 60", 0)])
 def test_beside_a_job_queue_the_end_of_one_is_the_end_of_both(tmp_path: Path, worker: str, code: int) -> None:
     """The API alone would answer nobody, and the worker alone would fail every job."""
-    api = "sleep 60 & trap 'echo api ends; kill $!; exit 0' TERM; wait" if code else "sleep 0.2"
+    up = tmp_path / "up"
+    api = f"sleep 60 & trap 'echo api ends; kill $!; exit 0' TERM; touch {up}; wait" if code else "sleep 0.2"
+    worker = f"until [ -e {up} ]; do sleep 0.05; done; {worker}" if code else worker
     for program_name, body in (("entrypoint", api), ("salad-http-job-queue-worker", worker)):
         (tmp_path / program_name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / program_name).chmod(0o755)

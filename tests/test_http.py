@@ -81,6 +81,7 @@ def test_with_api_keys_one_must_be_shown(settings: Settings, headers: dict[str, 
 def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Comfyui) -> None:
     queue = f"{clean.url}/prompt"
     with served(create_app(settings.model_copy(update={"queue_limit": 1}))) as url:
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(requests.post, f"{url}/prompt", json={"prompt": graphs.sleep(0.6)}, timeout=20)
             wait_until(lambda: requests.get(queue, timeout=5).json() == {"exec_info": {"queue_remaining": 1}})
@@ -294,7 +295,7 @@ def test_swagger_ui_comes_from_this_server(api: Api) -> None:
 def test_the_openapi_document_knows_every_route(api: Api) -> None:
     document = api("GET", "/docs/json").json()
     assert document["openapi"].startswith("3.1")
-    expected = {"/health", "/ready", "/models", "/prompt", "/interrupt", "/download", deepinfra.ROUTE} | {
+    expected = {"/health", "/ready", "/models", "/metrics", "/prompt", "/interrupt", "/download", deepinfra.ROUTE} | {
         f"/workflow/{route}" for route in ("flux/txt2img", "flux/img2img", "text2img", "sd1.5/txt2img", "sd1.5/img2img")
     }
     assert set(document["paths"]) == expected

@@ -64,3 +64,17 @@ def test_a_manifest_that_is_none_stops_the_start_with_one_line(tmp_path: Path) -
         assert server.wait() == 1
         assert "cannot start: MANIFEST_JSON" in server.text()
         assert "models" in server.text()
+
+
+def test_a_model_that_a_volume_holds_is_not_fetched(tmp_path: Path, files: str) -> None:
+    volume = tmp_path / "volume"
+    kept = volume / "models" / "checkpoints" / "mine.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"weights of the volume")
+    env = environment(tmp_path, MANIFEST_JSON=manifest("before_start", f"{files}/none"), NETWORK_VOLUMES=str(volume))
+    with running("emulator", env) as server:
+        wait_until(lambda: "ready at" in server.text())
+        assert f"is not fetched: a volume has {kept}" in server.text()
+        url = re.findall(r"ready at (\S+),", server.text())[0]
+        assert "mine.safetensors" in requests.get(f"{url}/models", timeout=10).json()["checkpoints"]
+    assert not (tmp_path / "models/checkpoints/mine.safetensors").exists()

@@ -113,11 +113,23 @@ def test_a_later_call_goes_on_with_what_was_left(world: World) -> None:
     world.files.breaks["/a/model.safetensors"] = 3
     with pytest.raises(InputUnavailable, match="broke off"):
         world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
-    (part,) = world.folder()
+    part, version = sorted(world.folder())
     assert part.startswith(".model.safetensors.part-")
+    assert version == f"{part}.version"
     path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
     assert path.read_bytes() == SAFETENSORS
     assert world.files.sent["/a/model.safetensors"] < 1.3 * len(SAFETENSORS)
+    assert world.folder() == {"model.safetensors"}
+
+
+def test_what_was_left_is_not_gone_on_with_when_the_file_has_changed(world: World) -> None:
+    """The two halves of two versions made one file, which had the right size."""
+    world.files.breaks["/a/model.safetensors"] = 3
+    with pytest.raises(InputUnavailable, match="broke off"):
+        world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+    changed = world.files.content["/a/model.safetensors"] = SAFETENSORS.replace(b"weights", b"WEIGHTS")
+    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+    assert path.read_bytes() == changed
     assert world.folder() == {"model.safetensors"}
 
 

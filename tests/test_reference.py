@@ -33,6 +33,7 @@ BETTER: dict[str, tuple[int, str]] = {
     "convert-output: convert_webp_effort7": _BAD_OPTION,
     "convert-output: convert_webp_preset_bad": _BAD_OPTION,
     "convert-output: convert_webp_preset_photo_q200": _BAD_OPTION,
+    "routing: metrics": (200, "there are figures for Prometheus"),
     "convert-output: convert_png": (200, "png is a format as well"),
     "input-media: load_abs_path": (400, "absolute paths are refused"),
     "input-media: load_abs_path_outside": (400, "absolute paths are refused"),

@@ -9,8 +9,8 @@ import pytest
 from handler import Settings
 from handler.credentials import Auth, BearerAuth
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
-from handler.event import HfUpload
 from handler.storage import chosen, hf, receiver
+from handler.targets import HfUpload
 from tests.hub import LARGE, TOKEN, Hub
 
 NAME = "f1_Flux_00001_.png"

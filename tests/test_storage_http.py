@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from starlette.requests import Request
@@ -10,8 +11,8 @@ from starlette.requests import Request
 from handler import Settings
 from handler.credentials import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth, S3Auth
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
-from handler.event import HttpUpload
-from handler.storage import chosen, receiver
+from handler.storage import Version, chosen, receiver
+from handler.targets import HttpUpload
 from tests.files import Files
 
 SETTINGS = Settings(allow_private_urls=True)
@@ -46,14 +47,24 @@ def fetched(
     url: str,
     begun: bytes = b"",
     *,
+    version: Version | None = None,
     auth: Auth | None = None,
     settings: Settings = SETTINGS,
     max_bytes: int | None = None,
     timeout_s: float = 10,
 ) -> bytes:
     file = io.BytesIO(begun)
-    chosen(url, settings).fetch(url, file, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+    chosen(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
     return file.getvalue()
+
+
+@pytest.fixture
+def version(files: Files, tmp_path: Path) -> Version:
+    """That of the server's /file."""
+    kept = Version(tmp_path / "version")
+    fetched(files.url + "/file", version=kept)
+    assert str(kept.known()).startswith('"')
+    return kept
 
 
 def stored(
@@ -149,39 +160,54 @@ def test_a_circle_of_redirects_ends(files: Files) -> None:
 
 
 @pytest.mark.parametrize("path", ["/file", "/whole", "/shifted"])
-def test_a_begun_file_is_completed_whatever_the_server_makes_of_ranges(files: Files, path: str) -> None:
-    assert fetched(files.url + path, files.content[:1000]) == files.content
+def test_a_begun_file_is_completed_whatever_the_server_makes_of_ranges(
+    files: Files, version: Version, path: str
+) -> None:
+    assert fetched(files.url + path, files.content[:1000], version=version) == files.content
 
 
-def test_only_the_rest_of_a_begun_file_is_asked_for(files: Files) -> None:
+def test_only_the_rest_of_a_begun_file_is_asked_for(files: Files, version: Version) -> None:
     # Not what the server has, so that it shows where each byte is from.
-    assert fetched(files.url + "/file", b"x" * 1000) == b"x" * 1000 + files.content[1000:]
+    assert fetched(files.url + "/file", b"x" * 1000, version=version) == b"x" * 1000 + files.content[1000:]
     assert files.last.headers["range"] == "bytes=1000-"
+    assert files.last.headers["if-range"] == version.known()
 
 
-def test_a_complete_file_is_left_alone(files: Files) -> None:
+def test_a_complete_file_is_left_alone(files: Files, version: Version) -> None:
     begun = b"x" * len(files.content)
-    assert fetched(files.url + "/file", begun) == begun
+    assert fetched(files.url + "/file", begun, version=version) == begun
 
 
-def test_a_file_that_is_longer_than_the_server_s_is_fetched_anew(files: Files) -> None:
-    assert fetched(files.url + "/file", files.content + b"more") == files.content
+def test_a_file_that_is_longer_than_the_server_s_is_fetched_anew(files: Files, version: Version) -> None:
+    assert fetched(files.url + "/file", files.content + b"more", version=version) == files.content
 
 
-def test_a_truncated_body_is_an_error_and_what_came_can_be_gone_on_from(files: Files) -> None:
+def test_a_begun_file_of_which_no_version_is_known_is_begun_anew(files: Files, tmp_path: Path) -> None:
+    assert fetched(files.url + "/file", b"x" * 1000) == files.content
+    assert fetched(files.url + "/file", b"x" * 1000, version=Version(tmp_path / "none")) == files.content
+    assert all("range" not in request.headers for request in files.seen)
+
+
+def test_a_begun_file_of_another_version_is_begun_anew(files: Files, version: Version) -> None:
+    known = version.known()
+    version.keep('"another"')
+    assert fetched(files.url + "/file", b"x" * 1000, version=version) == files.content
+    assert version.known() == known
+
+
+def test_a_truncated_body_is_an_error_and_what_came_can_be_gone_on_from(files: Files, version: Version) -> None:
     file = io.BytesIO()
     with pytest.raises(InputUnavailable, match="the connection broke off"):
         chosen(files.url, SETTINGS).fetch(f"{files.url}/truncated", file, max_bytes=None, timeout_s=10)
     assert file.getvalue() == files.content[: len(files.content) // 2]
-    chosen(files.url, SETTINGS).fetch(f"{files.url}/file", file, max_bytes=None, timeout_s=10)
-    assert file.getvalue() == files.content
+    assert fetched(f"{files.url}/file", file.getvalue(), version=version) == files.content
 
 
-def test_the_cap_counts_what_the_file_holds_already(files: Files) -> None:
+def test_the_cap_counts_what_the_file_holds_already(files: Files, version: Version) -> None:
     size = len(files.content)
-    assert len(fetched(files.url + "/file", b"x" * 1000, max_bytes=size)) == size
+    assert len(fetched(files.url + "/file", b"x" * 1000, version=version, max_bytes=size)) == size
     with pytest.raises(TooLarge, match="MAX_INPUT_SIZE_MB"):
-        fetched(files.url + "/file", b"x" * 1000, max_bytes=size - 1)
+        fetched(files.url + "/file", b"x" * 1000, version=version, max_bytes=size - 1)
 
 
 def test_a_trickle_ends_at_the_deadline(files: Files) -> None:

@@ -18,8 +18,8 @@ from starlette.routing import Route
 from handler import Settings
 from handler.credentials import Auth, S3Auth
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
-from handler.event import S3Upload
-from handler.storage import chosen, receiver
+from handler.storage import Version, chosen, receiver
+from handler.targets import S3Upload
 from tests.live import served
 
 CONTENT = bytes(range(256)) * 1000
@@ -71,12 +71,13 @@ def fetched(
     settings: Settings,
     begun: bytes = b"",
     *,
+    version: Version | None = None,
     auth: Auth | None = None,
     max_bytes: int | None = None,
     timeout_s: float = 20,
 ) -> bytes:
     file = io.BytesIO(begun)
-    chosen(url, settings).fetch(url, file, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+    chosen(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
     return file.getvalue()
 
 
@@ -101,13 +102,31 @@ def test_an_object_is_fetched(settings: Settings) -> None:
     assert fetched("S3://bkt/in/pic.png", settings) == CONTENT
 
 
-def test_only_the_rest_of_a_begun_object_is_fetched(settings: Settings) -> None:
-    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000) == b"x" * 1000 + CONTENT[1000:]
-    assert fetched("s3://bkt/in/pic.png", settings, b"x" * len(CONTENT)) == b"x" * len(CONTENT)
+@pytest.fixture
+def version(settings: Settings, tmp_path: Path) -> Version:
+    """That of the object."""
+    kept = Version(tmp_path / "version")
+    fetched("s3://bkt/in/pic.png", settings, version=kept)
+    return kept
 
 
-def test_a_file_that_is_longer_than_the_object_is_fetched_anew(settings: Settings) -> None:
-    assert fetched("s3://bkt/in/pic.png", settings, CONTENT + b"more") == CONTENT
+def test_only_the_rest_of_a_begun_object_is_fetched(settings: Settings, version: Version) -> None:
+    url = "s3://bkt/in/pic.png"
+    assert fetched(url, settings, b"x" * 1000, version=version) == b"x" * 1000 + CONTENT[1000:]
+    assert fetched(url, settings, b"x" * len(CONTENT), version=version) == b"x" * len(CONTENT)
+
+
+def test_an_object_of_which_another_version_or_none_was_begun_is_fetched_anew(
+    settings: Settings, version: Version
+) -> None:
+    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000) == CONTENT
+    version.keep('"another"')
+    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000, version=version) == CONTENT
+    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000, version=version)[:1000] == b"x" * 1000
+
+
+def test_a_file_that_is_longer_than_the_object_is_fetched_anew(settings: Settings, version: Version) -> None:
+    assert fetched("s3://bkt/in/pic.png", settings, CONTENT + b"more", version=version) == CONTENT
 
 
 def test_a_large_object_is_refused(settings: Settings) -> None:
@@ -251,7 +270,7 @@ def test_the_operator_s_private_endpoint_is_used_by_a_caller_s_keys(endpoint: st
     assert fetched("s3://bkt/in/pic.png", settings, auth=caller()) == CONTENT
 
 
-def test_access_that_is_denied_is_named() -> None:
+def test_access_that_is_denied_is_named(tmp_path: Path) -> None:
     async def answer(_request: Request) -> Response:
         return Response("<Error><Code>AccessDenied</Code><Message>s3cret</Message></Error>", 403)
 
@@ -261,8 +280,10 @@ def test_access_that_is_denied_is_named() -> None:
             fetched("s3://bkt/a.png", settings)
         with pytest.raises(DeliveryError) as failure:
             stored(S3Upload(bucket="bkt"), settings, "a.png")
+        begun = Version(tmp_path / "version")
+        begun.keep('"it"')
         with pytest.raises(InputUnavailable, match="access denied"):  # a HEAD has no body to say it
-            fetched("s3://bkt/a.png", settings, b"begun")
+            fetched("s3://bkt/a.png", settings, b"begun", version=begun)
     assert refusal.value.message == "s3://bkt/a.png cannot be fetched: access denied."
     assert failure.value.message == "The upload to s3://bkt/a.png failed: access denied."
 

@@ -1,84 +1,58 @@
 """The RunPod worker: `python -m handler` in the SDK's own loop, against a small server that plays RunPod's queue."""
 
-import asyncio
 import json
-import queue
+import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+import requests
 
 from tests import graphs
-from tests.live import served
+from tests.conftest import wait_until
+from tests.runpod_queue import RunPodQueue
 from tests.test_process import WARMUP, comfyui_processes, environment, running
-
-Results = queue.Queue[tuple[str, dict[str, Any]]]
-
-
-class RunPod:
-    """RunPod's queue: jobs that are put in are taken by the worker, and its results come out."""
-
-    def __init__(self) -> None:
-        self.jobs: list[dict[str, Any]] = []
-        self.results: Results = queue.Queue()
-        self.url = ""
-
-    def app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/job-take/{worker}", self._take),
-                Route("/job-done/{job}", self._done, methods=["POST"]),
-                Route("/{rest:path}", self._nothing),
-            ]
-        )
-
-    def env(self) -> dict[str, str]:
-        return {
-            "RUNPOD_WEBHOOK_GET_JOB": f"{self.url}/job-take/$ID?gpu=none",
-            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{self.url}/job-done/$ID?gpu=none",
-            "RUNPOD_DISABLE_FITNESS_CHECKS": "true",
-            "RUNPOD_SKIP_GPU_CHECK": "true",
-        }
-
-    async def _take(self, _request: Request) -> Response:
-        if self.jobs:
-            return JSONResponse(self.jobs.pop(0))
-        await asyncio.sleep(0.05)
-        return Response(status_code=204)
-
-    async def _done(self, request: Request) -> Response:
-        self.results.put((request.path_params["job"], json.loads(await request.body())))
-        return Response()
-
-    async def _nothing(self, _request: Request) -> Response:
-        await asyncio.sleep(0.5)
-        return Response(status_code=204)
 
 
 @pytest.fixture
-def runpod() -> Iterator[RunPod]:
-    played = RunPod()
-    with served(played.app()) as url:
-        played.url = url
+def runpod() -> Iterator[RunPodQueue]:
+    with RunPodQueue().running() as played:
         yield played
 
 
-def test_jobs_run_through_the_sdk_s_loop(runpod: RunPod, tmp_path: Path) -> None:
+def files(home: Path) -> list[Path]:
+    """What is left of jobs."""
+    return [path for folder in ("input", "output") for path in (home / folder).iterdir() if path.is_dir()]
+
+
+def inside(env: dict[str, str]) -> int:
+    """How many prompts ComfyUI has."""
+    queue = requests.get(f"http://127.0.0.1:{env['COMFYUI_PORT_HOST']}/prompt", timeout=5).json()
+    return int(queue["exec_info"]["queue_remaining"])
+
+
+def job(name: str, prompt: graphs.Graph) -> dict[str, Any]:
+    return {"id": name, "input": {"workflow": prompt}}
+
+
+BAD: list[Any] = [None, [], "text", '"text"', {"workflow": {"nodes": []}}, {"workflow": graphs.empty(), "images": [1]}]
+
+
+def test_jobs_run_through_the_sdk_s_loop(runpod: RunPodQueue, tmp_path: Path) -> None:
     runpod.jobs = [
         {"id": "job-1", "input": {"prompt": graphs.txt2img()}},
         {"id": "job-2", "input": {"workflow": "flux/txt2img", "input": {"prompt": "a", "width": 256, "height": 256}}},
         {"id": "job-3", "input": {"prompt": graphs.changed(graphs.txt2img(), "30", ckpt_name="none")}},
-        {"id": "job-4", "input": {"prompt": "text"}},
+        {"id": "job-4", "input": json.dumps({"workflow": graphs.empty()})},
+        *({"id": f"bad-{n}", "input": given} for n, given in enumerate(BAD)),
     ]
-    env = environment(tmp_path, WARMUP_PROMPT_FILE=str(WARMUP), **runpod.env())
+    env = environment(tmp_path, WARMUP_PROMPT_FILE=str(WARMUP), RUNPOD_CONCURRENCY="4", **runpod.env())
     with running("handler", env) as worker:
-        results = dict(runpod.results.get(timeout=30) for _ in range(4))
+        results = runpod.taken(4 + len(BAD))
         worker.child.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert results["job-1"]["output"]["filenames"] == ["job-1_Flux_00001_.png"]
@@ -87,7 +61,150 @@ def test_jobs_run_through_the_sdk_s_loop(runpod: RunPod, tmp_path: Path) -> None
     assert results["job-3"]["output"]["code"] == "PROMPT_REJECTED"
     assert results["job-3"]["output"]["location"] == "prompt.30.inputs.ckpt_name"
     assert results["job-3"]["error"].startswith("Node 30 (CheckpointLoaderSimple): ckpt_name 'none'")
-    assert results["job-4"]["output"] == {"code": "BAD_REQUEST", "location": "prompt"}
+    assert results["job-4"]["output"]["images"][0]["filename"] == "E_00001_.png"
+    for n in range(len(BAD)):
+        bad = results[f"bad-{n}"]
+        assert (bad["output"]["code"], "\n" in bad["error"]) == ("BAD_REQUEST", False)
+        assert "Traceback" not in json.dumps(bad)
+    assert "job-take-batch" in runpod.asked
+    assert runpod.pings
+    assert comfyui_processes(tmp_path) == []
+    assert files(tmp_path) == []
+
+
+def test_a_job_that_runpod_stops_is_interrupted_and_leaves_nothing(runpod: RunPodQueue, tmp_path: Path) -> None:
+    env = environment(tmp_path, RUNPOD_CONCURRENCY="3", COMFYUI_INFLIGHT="1", **runpod.env())
+    with running("handler", env) as worker:
+        runpod.jobs = [job("running", graphs.sleep(60, seed=1))]
+        wait_until(lambda: "job-take-batch" in runpod.asked and inside(env) == 1)
+        runpod.jobs = [job("waiting", graphs.sleep(60, seed=2)), job("last", graphs.empty())]
+        wait_until(lambda: worker.text().count("Started.") == 3)
+        runpod.stops += ["waiting"]
+        wait_until(lambda: "Job stopped." in worker.text())
+        began = time.monotonic()
+        runpod.stops += ["running"]
+        wait_until(lambda: worker.text().count("Job stopped.") == 2)
+        assert time.monotonic() - began < 5
+        assert runpod.taken(1).keys() == {"last"}
+        worker.child.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert runpod.results.empty()
+    assert files(tmp_path) == []
+
+
+def test_sigterm_reaches_the_jobs(runpod: RunPodQueue, tmp_path: Path) -> None:
+    """The SDK itself would wait for them, and then for its poll of the queue."""
+    env = environment(tmp_path, RUNPOD_CONCURRENCY="2", COMFYUI_INFLIGHT="1", **runpod.env())
+    with running("handler", env) as worker:
+        runpod.jobs = [job("running", graphs.sleep(60, seed=1)), job("waiting", graphs.sleep(60, seed=2))]
+        wait_until(lambda: worker.text().count("Started.") == 2 and inside(env) == 1)
+        began = time.monotonic()
+        worker.child.send_signal(signal.SIGTERM)
+        results = runpod.taken(2)
+        assert worker.wait() == 0
+        assert time.monotonic() - began < 8
+    assert {result["output"]["code"] for result in results.values()} == {"SERVER_STOPPED"}
+    assert comfyui_processes(tmp_path) == []
+    assert files(tmp_path) == []
+
+
+def test_with_a_grace_jobs_finish_after_sigterm(runpod: RunPodQueue, tmp_path: Path) -> None:
+    env = environment(tmp_path, SHUTDOWN_GRACE_S="20", **runpod.env())
+    with running("handler", env) as worker:
+        runpod.jobs = [job("running", graphs.sleep(1.5))]
+        wait_until(lambda: "Started." in worker.text() and inside(env) == 1)
+        worker.child.send_signal(signal.SIGTERM)
+        assert runpod.taken(1)["running"]["output"]["images"]
+        assert worker.wait() == 0
+
+
+def test_sigterm_while_comfyui_starts_leaves_nothing(runpod: RunPodQueue, tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'import time; time.sleep(60)' {tmp_path}"
+    env = environment(tmp_path, CMD=command, STARTUP_CHECK_MAX_TRIES="60", **runpod.env())
+    with running("handler", env) as worker:
+        wait_until(lambda: len(comfyui_processes(tmp_path)) == 1)
+        worker.child.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.text()
+    assert comfyui_processes(tmp_path) == []
+
+
+def test_progress_is_told_twice_a_second_at_most(runpod: RunPodQueue, tmp_path: Path) -> None:
+    env = environment(tmp_path, **runpod.env())
+    graph = graphs.txt2img(steps=100)
+    runpod.jobs = [{"id": "slow", "input": {"prompt": graph}}]
+    with running("handler", env):
+        assert runpod.taken(1)["slow"]["output"]["images"]
+    told = [progress for _, _, progress in runpod.progress]
+    assert {"preparing", "running"} <= {progress["phase"] for progress in told}
+    steps = [progress for progress in told if progress.get("node") == "31" and progress.get("of") == 100]
+    assert steps
+    assert [progress["step"] for progress in steps] == sorted(progress["step"] for progress in steps)
+    percents = [progress["percent"] for progress in told]
+    assert percents == sorted(percents)
+    assert 0 <= percents[0] <= percents[-1] <= 100
+    stats = sum(1 for _ in told)
+    spent = runpod.progress[-1][0] - runpod.progress[0][0]
+    assert stats <= spent / 0.5 + 2
+
+
+def test_a_worker_whose_comfyui_dies_takes_itself_out(runpod: RunPodQueue, tmp_path: Path) -> None:
+    env = environment(tmp_path, **runpod.env())
+    with running("handler", env) as worker:
+        runpod.jobs = [job("cut", graphs.sleep(60))]
+        wait_until(lambda: "Started." in worker.text() and inside(env) == 1)
+        os.kill(comfyui_processes(tmp_path)[0], signal.SIGKILL)
+        result = runpod.taken(1)["cut"]
+        assert worker.wait() not in (0, None)
+    assert result["output"] == {"code": "COMFYUI_CRASHED"}
+    assert result["stopPod"] is True
+    assert comfyui_processes(tmp_path) == []
+
+
+def test_an_idle_worker_whose_comfyui_dies_ends(runpod: RunPodQueue, tmp_path: Path) -> None:
+    env = environment(tmp_path, **runpod.env())
+    with running("handler", env) as worker:
+        wait_until(lambda: "job-take" in runpod.asked)
+        os.kill(comfyui_processes(tmp_path)[0], signal.SIGKILL)
+        assert worker.wait() not in (0, None)
+        assert "ComfyUI ended, and so does this worker" in worker.text()
+
+
+def test_a_worker_that_lost_its_gpu_takes_itself_out(runpod: RunPodQueue, tmp_path: Path) -> None:
+    graph = graphs.empty()
+    graph["3"] = {"class_type": "EmulatorFail", "inputs": {"message": "x", "kind": "gpu lost", "image": ["1", 0]}}
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    runpod.jobs = [job("lost", graph)]
+    with running("handler", environment(tmp_path, **runpod.env())) as worker:
+        result = runpod.taken(1)["lost"]
+        assert worker.wait() not in (0, None)
+    assert (result["output"]["code"], result["stopPod"]) == ("PROMPT_FAILED", True)
+    assert "CUDA error" in result["error"]
+
+
+def test_refresh_worker_resets_it_after_a_job(runpod: RunPodQueue, tmp_path: Path) -> None:
+    runpod.jobs = [job("only", graphs.empty())]
+    with running("handler", environment(tmp_path, REFRESH_WORKER="true", **runpod.env())) as worker:
+        result = runpod.taken(1)["only"]
+        assert worker.wait() == 0
+    assert result["stopPod"] is True
+    assert result["output"]["images"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"INPUT_DIR": "/proc/self"}, "/proc/self cannot take a file of 16 MB"),
+        ({"CMD": "{stand_in}"}, "ComfyUI found no GPU"),
+    ],
+)
+def test_an_unfit_worker_takes_no_jobs(runpod: RunPodQueue, tmp_path: Path, changes: dict[str, str], says: str) -> None:
+    env = environment(tmp_path, **runpod.env())
+    stand_in = f"{sys.executable} -m emulator.comfyui --port {env['COMFYUI_PORT_HOST']} --base-dir {tmp_path}"
+    changes = {name: value.format(stand_in=stand_in) for name, value in changes.items()}
+    with running("handler", env | changes) as worker:
+        assert worker.wait() == 1
+        assert says in worker.text()
+    assert "job-take" not in runpod.asked
     assert comfyui_processes(tmp_path) == []
 
 

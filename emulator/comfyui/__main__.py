@@ -55,7 +55,7 @@ def main() -> None:
     port = listener.getsockname()[1]
     base = options.base_dir or Path(tempfile.gettempdir()) / f"comfyui-stand-in-{port}"
     config = uvicorn.Config(
-        create_app(base, options.step_ms / 1000),
+        create_app(base, options.step_ms / 1000, options.extra_model_paths_config),
         ws=Socket,
         ws_max_size=MAX_INBOUND,
         ws_ping_interval=None,
@@ -77,6 +77,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one")
     parser.add_argument("--base-dir", type=Path, help="default: a folder for this port among the temporary files")
     parser.add_argument("--step-ms", type=float, default=20, help="how long a sampler step takes")
+    parser.add_argument(
+        "--extra-model-paths-config",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="YAML files of further folders of models",
+    )
     return parser.parse_args()
 
 

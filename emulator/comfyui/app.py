@@ -6,7 +6,7 @@ import json
 import logging
 import urllib.parse
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from starlette.websockets import WebSocket
 
 from emulator.comfyui import files
 from emulator.comfyui.faults import FAULTS
-from emulator.comfyui.folders import MODEL_FOLDERS
 from emulator.comfyui.gate import Gate
 from emulator.comfyui.node import object_info
 from emulator.comfyui.server import Server
@@ -42,7 +41,6 @@ CONSTANTS: dict[str, Any] = {
     "/settings": {},
     "/workflow_templates": {},
     "/i18n": {},
-    "/models": list(MODEL_FOLDERS),
 }
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -57,13 +55,14 @@ class Json(Response):
         return json.dumps(content).encode()
 
 
-def create_app(base: Path, step_seconds: float) -> Starlette:
-    server = Server(base, step_seconds)
+def create_app(base: Path, step_seconds: float, extra_model_paths: Iterable[Path] = ()) -> Starlette:
+    server = Server(base, step_seconds, extra_model_paths)
     api = Api(server)
     routes = api.routes()
     faults = Route("/emulator/{name}", api.fault, methods=["POST"])
+    internal = Route("/internal/folder_paths", api.folder_paths, methods=["GET"])
     app = Starlette(
-        routes=[Mount("/api", app=Router(routes, redirect_slashes=False)), *routes, faults],
+        routes=[Mount("/api", app=Router(routes, redirect_slashes=False)), *routes, internal, faults],
         middleware=[Middleware(Gate)],
         exception_handlers={404: no_route, 405: no_route, **dict.fromkeys(MISHAPS, trouble)},
         lifespan=lambda _: server.running(),
@@ -96,6 +95,7 @@ class Api:
             ("POST", "/upload/mask"): self.upload_mask,
             ("GET", "/object_info"): self.all_object_info,
             ("GET", "/object_info/{class_type}"): self.one_object_info,
+            ("GET", "/models"): self.kinds_of_models,
             ("GET", "/models/{folder}"): self.models,
             ("GET", "/embeddings"): self.embeddings,
             ("GET", "/system_stats"): self.system_stats,
@@ -113,6 +113,7 @@ class Api:
 
     async def post_prompt(self, request: Request) -> Response:
         body = json.loads(await request.body())
+        self.server.hub.reached("post")
         if "number" in body:
             number: float = float(body["number"])
         else:
@@ -129,6 +130,7 @@ class Api:
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
         self.prompts.put((number, prompt_id, graph, extra_data, checked.outputs))
+        self.server.hub.reached("queued")
         return Json({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
 
     async def get_queue(self, request: Request) -> Response:
@@ -198,9 +200,15 @@ class Api:
         cls = self.server.nodes.get(class_type)
         return Json({} if cls is None else {class_type: object_info(class_type, cls, self.folders)})
 
+    async def kinds_of_models(self, request: Request) -> Response:
+        return Json(list(self.folders.paths))
+
     async def models(self, request: Request) -> Response:
         folder = request.path_params["folder"]
-        return Json(self.folders.models(folder)) if folder in MODEL_FOLDERS else Response(status_code=404)
+        return Json(self.folders.models(folder)) if folder in self.folders.paths else Response(status_code=404)
+
+    async def folder_paths(self, request: Request) -> Response:
+        return Json({kind: list(map(str, folders)) for kind, folders in self.folders.paths.items()})
 
     async def embeddings(self, request: Request) -> Response:
         return Json([name.rpartition(".")[0] for name in self.folders.models("embeddings")])
@@ -216,7 +224,8 @@ class Api:
 
     async def fault(self, request: Request) -> Response:
         name = request.path_params["name"]
-        return Json(FAULTS[name](self.server)) if name in FAULTS else Response(status_code=404)
+        arguments = json.loads(await request.body() or b"{}")
+        return Json(FAULTS[name](self.server, **arguments)) if name in FAULTS else Response(status_code=404)
 
 
 def constant(answer: Any) -> Endpoint:

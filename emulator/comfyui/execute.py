@@ -49,7 +49,11 @@ class Executor:
 
     def execute(self, entry: Entry) -> Outcome:
         self.interrupt.clear()
-        return Run(self, entry).execute()
+        run = Run(self, entry)
+        try:
+            return run.execute()
+        except Exception as exc:  # noqa: BLE001 - a graph that cannot be walked; the real one's worker may die of it
+            return run.failed(exc)
 
 
 class Run:
@@ -86,6 +90,12 @@ class Run:
         outputs = {node_id: both["output"] for node_id, both in shown.items()}
         meta = {node_id: both["meta"] for node_id, both in shown.items()}
         return Outcome(status, self.messages, outputs, meta)
+
+    def failed(self, exc: Exception) -> Outcome:
+        """The end of a prompt that was not the fault of one of its nodes."""
+        self.node_id = self.node_id or self.outputs[0]
+        self._record("execution_error", self._failure(exc))
+        return Outcome("error", self.messages)
 
     def progress(self, value: int, total: int, image: tuple[str, bytes] | None = None) -> None:
         """Context: a step is done."""

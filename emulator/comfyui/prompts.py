@@ -43,8 +43,10 @@ class Prompts:
 
         Entries of one number and one id make the heap compare graphs, which raises TypeError with the entry already
         inside. The real server has the same fault: the POST answers 500, yet the prompt runs; with three such entries
-        its worker dies. Clients must be able to meet that here, too.
+        its worker dies. Clients must be able to meet that here, too. Raises RecursionError for what is nested too deep to be
+        copied; the real one's worker dies of that.
         """
+        copy.deepcopy(entry)
         with self._lock:
             heapq.heappush(self._heap, entry)
             self.announce()

@@ -47,6 +47,10 @@ def signatures(graph: Graph) -> dict[str, str]:
     return found
 
 
+class DependencyCycleError(Exception):
+    """Links lead in a circle, through inputs that the validation does not look at."""
+
+
 class Schedule:
     """The nodes that the outputs need and the cache lacks, each after what it needs."""
 
@@ -64,6 +68,8 @@ class Schedule:
             self._add(output)
         while self.waits_for:
             ready = [node_id for node_id, sources in self.waits_for.items() if not sources]
+            if not ready:
+                raise DependencyCycleError("Dependency cycle detected")
             node_id = self._pick(ready)
             yield node_id
             del self.waits_for[node_id]

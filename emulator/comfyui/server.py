@@ -5,7 +5,7 @@ import contextlib
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ NODE_MODULES = (loaders, latents, images, saving, trials)
 
 
 class Server:
-    def __init__(self, base: Path, step_seconds: float) -> None:
-        self.folders = Folders(base)
+    def __init__(self, base: Path, step_seconds: float, extra_model_paths: Iterable[Path] = ()) -> None:
+        self.folders = Folders(base, extra_model_paths)
         self.nodes = library(*NODE_MODULES)
         self.prompts = Prompts()
         self.hub = Hub(self.prompts.remaining)

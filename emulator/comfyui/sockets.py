@@ -22,6 +22,9 @@ class Hub:
         self.queue_info = queue_info
         self.client_id: str | None = None
         self.last_node: str | None = None
+        # faults
+        self.drop_at = ""
+        self.refuses = False
         self._sockets: dict[str, WebSocket] = {}
         self._open: set[WebSocket] = set()
         self._features: dict[str, dict[str, Any]] = {}
@@ -37,10 +40,21 @@ class Hub:
 
     def post(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
         """Queue a message for one client id, or for everybody; may be called from any thread."""
+        self.reached(event)
         self._post(_text(event, data), sid)
 
     def post_bytes(self, frame: bytes, sid: str | None) -> None:
         self._post(frame, sid)
+
+    def post_raw(self, message: Message) -> None:
+        """Any message, to everybody."""
+        self._post(message, None)
+
+    def reached(self, moment: str) -> None:
+        """Drop all connections if that is to happen at this moment."""
+        if moment == self.drop_at and self._loop is not None:
+            self.drop_at = ""
+            self._loop.call_soon_threadsafe(self.drop_all)
 
     def wants_metadata(self, sid: str | None) -> bool:
         """Did the client announce that it understands pictures with metadata?"""
@@ -48,6 +62,9 @@ class Hub:
 
     async def serve(self, websocket: WebSocket) -> None:
         """Keep one client until it leaves."""
+        if self.refuses:
+            await websocket.close()
+            return
         await websocket.accept()
         sid = websocket.query_params.get("clientId") or uuid.uuid4().hex
         self._sockets[sid] = websocket

@@ -47,12 +47,22 @@ class EmulatorSleep(Trial):
         return (image or (Image.new("RGB", (64, 64)),),)
 
 
+class Memory:
+    """Whether POST /free has asked for memory since the start."""
+
+    freed = False
+
+
+memory = Memory()
+KINDS = ["error", "out of memory", "out of memory until freed", "gpu lost", "none"]
+
+
 class EmulatorFail(Trial):
     function = "execute"
     required = {"message": ("STRING", {"default": "this node fails"})}
     optional = {
         "image": ("IMAGE",),
-        "kind": (["error", "out of memory", "none"], {"default": "error", "tooltip": "none passes the image on."}),
+        "kind": (KINDS, {"default": "error", "tooltip": "none passes the image on."}),
     }
     outputs = ("IMAGE",)
     category = "emulator"
@@ -60,8 +70,10 @@ class EmulatorFail(Trial):
     def execute(self, message: str, image: Images | None = None, kind: str = "error") -> tuple[Images]:
         if kind == "error":
             raise RuntimeError(message)
-        if kind == "out of memory":
+        if kind == "out of memory" or (kind == "out of memory until freed" and not memory.freed):
             raise OutOfMemoryError(OUT_OF_MEMORY)
+        if kind == "gpu lost":
+            raise RuntimeError("CUDA error: unspecified launch failure")
         return (image or (Image.new("RGB", (64, 64)),),)
 
 

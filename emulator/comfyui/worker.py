@@ -6,6 +6,7 @@ import threading
 from emulator.comfyui.execute import Executor
 from emulator.comfyui.prompts import Prompts
 from emulator.comfyui.sockets import Hub
+from emulator.comfyui.trials import memory
 
 logger = logging.getLogger(__name__)
 
@@ -46,5 +47,6 @@ class Worker:
             flags = self.prompts.take_flags()
             if FREE_MEMORY in flags:
                 self.executor.cache.clear()
+                memory.freed = True
             if STOP in flags:
                 return

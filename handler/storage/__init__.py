@@ -4,14 +4,15 @@ from typing import BinaryIO, Protocol
 
 from handler.credentials import Auth
 from handler.errors import InputUnavailable
-from handler.event import Upload
-from handler.net import shown
+from handler.net import LONGEST_URL, named
 from handler.settings import Settings
 from handler.storage.auth import AuthFor as AuthFor
 from handler.storage.azure import AzureStorage
 from handler.storage.hf import HfStorage
 from handler.storage.http import HttpStorage
 from handler.storage.s3 import S3Storage
+from handler.storage.transfer import Version as Version
+from handler.targets import Upload
 
 
 class Storage(Protocol):
@@ -21,14 +22,21 @@ class Storage(Protocol):
         """Whether the URL is one of this store's."""
 
     def fetch(
-        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+        self,
+        url: str,
+        file: BinaryIO,
+        *,
+        version: Version | None = None,
+        auth: Auth | None = None,
+        max_bytes: int | None,
+        timeout_s: float,
     ) -> None:
         """Write what the URL holds to the file, which is open for reading and writing.
 
-        Goes on behind what the file holds already when the store can do that, otherwise empties it first. `timeout_s` bounds
-        the whole transfer; that nothing comes for a minute ends it in any case. Raises InputUnavailable, ForbiddenUrl, or
-        TooLarge as soon as there are more than `max_bytes`; BadRequest when the store is not installed or not configured.
-        After any of them the file holds what had arrived.
+        Goes on behind what the file holds already when `version` knows of which version that is and the store has it still;
+        otherwise empties it first. `timeout_s` bounds the whole transfer; that nothing comes for a minute ends it in any
+        case. Raises InputUnavailable, ForbiddenUrl, or TooLarge as soon as there are more than `max_bytes`; BadRequest when
+        the store is not installed or not configured; DiskFull. After any of them the file holds what had arrived.
         """
 
     def takes(self, upload: Upload) -> bool:
@@ -43,15 +51,20 @@ class Storage(Protocol):
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
     ) -> str:
-        """Upload one file as a stream; gives the URL that the caller gets. Raises DeliveryError."""
+        """Upload one file as a stream; gives the URL that the caller gets. Raises DeliveryError.
+
+        What ends it in time is the `deadline.within` around it.
+        """
 
 
 def chosen(url: str, settings: Settings) -> Storage:
-    """The store of a URL. Raises InputUnavailable for one that no store knows."""
+    """The store of a URL. Raises InputUnavailable for one that no store knows, and for one without an end."""
+    if len(url) > LONGEST_URL:
+        raise InputUnavailable(f"A URL has more than {LONGEST_URL} characters.")
     for store in _stores(settings):
         if store.matches(url):
             return store
-    raise InputUnavailable(f"{shown(url)}: only http, https, s3 and hf URLs can be fetched.")
+    raise InputUnavailable(f"{named(url)}: only http, https, s3 and hf URLs can be fetched.")
 
 
 def receiver(upload: Upload, settings: Settings) -> Storage:

@@ -7,16 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
+import requests
 from pydantic import SecretStr
 
-from handler import net
+from handler import deadline, net
 from handler.credentials import Auth, QueryAuth
 from handler.errors import BadRequest, DeliveryError
-from handler.event import AzureUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import downloaded
-from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits
+from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits, Version
+from handler.targets import AzureUpload, Upload
 
 _BLOBS = ".blob.core.windows.net"
 _BLOCK = 8 << 20
@@ -37,7 +38,14 @@ class AzureStorage:
         return account is not None and account.owns(url)
 
     def fetch(
-        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+        self,
+        url: str,
+        file: BinaryIO,
+        *,
+        version: Version | None = None,
+        auth: Auth | None = None,
+        max_bytes: int | None,
+        timeout_s: float,
     ) -> None:
         limits = Limits.of(net.shown(url), max_bytes, timeout_s)
         account = _account(self._settings)
@@ -47,7 +55,7 @@ class AzureStorage:
         elif own is not None and auth is None and "sig" not in parse_qs(urlsplit(url).query):
             url = _signed(url, own.reading(url, timeout_s))
         trusted = [own.endpoint] if own else []
-        downloaded(url, file, auth=auth, limits=limits, settings=self._settings, trusted=trusted)
+        downloaded(url, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=trusted)
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, AzureUpload)
@@ -76,7 +84,7 @@ class AzureStorage:
                     content_settings=ContentSettings(content_type=mime_type),
                 )
         except (AzureError, OSError, ValueError) as exc:
-            raise DeliveryError(f"The upload to {url} failed: {_reason(exc, upload.container)}.") from exc
+            raise DeliveryError(f"The upload to {net.named(url)} failed: {_reason(exc, upload.container)}.") from exc
         return url
 
     def _blob(self, upload: AzureUpload, filename: str, auth_for: AuthFor) -> Any:
@@ -95,7 +103,8 @@ class AzureStorage:
                 "There are no credentials for Azure Blob Storage: set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, "
                 "or send `credentials` of type query."
             )
-        return _client(account, upload.container, name or "?", sas)
+        session = net.session(allow_private=True, proxies=self._settings.proxies)
+        return _client(account, upload.container, name or "?", sas, session)
 
 
 @dataclass(frozen=True)
@@ -150,11 +159,14 @@ def _account(settings: Settings) -> _Account | None:
     return _Account(endpoint.rstrip("/"), name, key, sas.removeprefix("?")) if endpoint else None
 
 
-def _client(account: _Account, container: str, name: str, sas: str) -> Any:
+def _client(account: _Account, container: str, name: str, sas: str, session: requests.Session) -> Any:
     """A client for one blob, which signs with the account's key when there is no signature."""
     with _installed():
         from azure.core.credentials import AzureSasCredential
+        from azure.core.pipeline.transport import RequestsTransport
         from azure.storage.blob import BlobClient, ExponentialRetry
+    transport = RequestsTransport(session=session, connection_timeout=CONNECT_TIMEOUT_S, read_timeout=IDLE_TIMEOUT_S)
+    transport.sleep = deadline.sleep
     # The name: behind an endpoint that is an address, the client could not tell it from the URL.
     key = {"account_name": account.name, "account_key": account.key}
     try:
@@ -163,8 +175,7 @@ def _client(account: _Account, container: str, name: str, sas: str) -> Any:
             container,
             name,
             credential=AzureSasCredential(sas) if sas else key,
-            connection_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=IDLE_TIMEOUT_S,
+            transport=transport,
             # Its own begins with 15 seconds.
             retry_policy=ExponentialRetry(initial_backoff=0, increment_base=2, retry_total=2, random_jitter_range=1),
             max_single_put_size=_BLOCK,

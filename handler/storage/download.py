@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import BinaryIO
 from urllib.parse import urljoin
 
 import requests
 
-from handler import net
+from handler import deadline, net
 from handler.credentials import Auth
 from handler.errors import InputUnavailable
 from handler.settings import Settings
@@ -18,25 +19,36 @@ from handler.storage.transfer import (
     FAILURES,
     IDLE_TIMEOUT_S,
     Limits,
+    Version,
     copied,
     emptied,
-    placed,
+    fits,
     reason,
 )
 
 
 def downloaded(
-    url: str, file: BinaryIO, *, auth: Auth | None, limits: Limits, settings: Settings, trusted: Iterable[str] = ()
+    url: str,
+    file: BinaryIO,
+    *,
+    version: Version | None,
+    auth: Auth | None,
+    limits: Limits,
+    settings: Settings,
+    trusted: Iterable[str] = (),
 ) -> None:
-    """Write what a URL holds to a file, behind what it holds already when the server can do that.
+    """Write what a URL holds to a file, behind what it holds already when that is of the same version.
 
     `trusted` are URLs of servers that need not be public. Raises InputUnavailable, ForbiddenUrl or TooLarge.
     """
     try:
-        with net.session(
-            allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
-        ) as session:
-            _Download(session, url, auth, limits, settings).into(file)
+        with (
+            deadline.within(limits.end),
+            net.session(
+                allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
+            ) as session,
+        ):
+            _Download(session, url, auth, limits, settings).into(file, version)
     except FAILURES as exc:
         raise InputUnavailable(f"{limits.name} cannot be fetched: {reason(exc)}.") from exc
 
@@ -49,29 +61,39 @@ class _Download:
         self._url, own = bare(url)
         self._auth = auth or own
 
-    def into(self, file: BinaryIO) -> None:
+    def into(self, file: BinaryIO, version: Version | None) -> None:
         held = file.seek(0, os.SEEK_END)
-        if held and self._continued(file, held):
+        known = version.known() if version and held else None
+        if known and self._continued(file, held, known):
             return
-        emptied(file)
         with self._opened({}) as response:
             if response.status_code != requests.codes.ok:
                 raise self._refused(response)
-            copied(response.raw, file, self._limits)
+            emptied(file)
+            if version:
+                version.keep(_version(response.headers))
+            self._copy(response, file)
 
-    def _continued(self, file: BinaryIO, held: int) -> bool:
-        """Fetch what is behind the first bytes. False: the server's file is another one than the one that was begun."""
-        with self._opened({"Range": f"bytes={held}-"}) as response:
+    def _continued(self, file: BinaryIO, held: int, known: str) -> bool:
+        """Fetch what is behind the first bytes. False: it cannot be had, or not of this version."""
+        with self._opened({"Range": f"bytes={held}-", "If-Range": known}) as response:
+            if not _is(known, response.headers):
+                return False
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 # RFC 9110, 15.5.17: the answer says how long the file is, here when it is complete already.
                 total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
                 return total is not None and int(total[1]) == held
-            if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
-                raise self._refused(response)
-            if not placed(file, response.status_code, response.headers.get("Content-Range")):
+            if not fits(held, response.status_code, response.headers.get("Content-Range")):
                 return False
-            copied(response.raw, file, self._limits)
+            self._copy(response, file)
             return True
+
+    def _copy(self, response: requests.Response, file: BinaryIO) -> None:
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            # It was asked for as it is. Unpacked, a few kB could be any number of GB.
+            raise InputUnavailable(f"{self._limits.name} is sent compressed, which was not asked for.")
+        copied(response.raw, file, self._limits)
 
     def _opened(self, headers: dict[str, str]) -> requests.Response:
         """The answer behind all redirects; none but the first server is shown the caller's credentials.
@@ -102,3 +124,21 @@ class _Download:
 
     def _refused(self, response: requests.Response) -> InputUnavailable:
         return InputUnavailable(f"{self._limits.name} answered {response.status_code} {response.reason}.")
+
+
+def _version(headers: Mapping[str, str]) -> str | None:
+    """What `If-Range` can say of an answer's content: a strong ETag, or a date that is before the answer's own."""
+    tag = headers.get("ETag", "")
+    if tag.startswith('"'):
+        return tag
+    modified = headers.get("Last-Modified", "")
+    try:
+        # Within one second there can be two versions.
+        return modified if parsedate_to_datetime(modified) < parsedate_to_datetime(headers.get("Date", "")) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _is(known: str, headers: Mapping[str, str]) -> bool:
+    """Whether an answer is of the known version, as far as it says: not every server knows `If-Range`."""
+    return headers.get("ETag" if known.startswith('"') else "Last-Modified", known) == known

@@ -11,14 +11,14 @@ from urllib.parse import quote, unquote
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from handler import net
+from handler import deadline, net
 from handler.credentials import Auth, BearerAuth
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
-from handler.event import HfUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import downloaded
-from handler.storage.transfer import IDLE_TIMEOUT_S, Limits
+from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
+from handler.targets import HfUpload, Upload
 
 # hf://[datasets/]owner/name[@revision]/path, as huggingface_hub's file system writes it.
 _URL = re.compile(
@@ -40,14 +40,21 @@ class HfStorage:
         return url[:5].lower() == "hf://" or self._is_hub(url)
 
     def fetch(
-        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+        self,
+        url: str,
+        file: BinaryIO,
+        *,
+        version: Version | None = None,
+        auth: Auth | None = None,
+        max_bytes: int | None,
+        timeout_s: float,
     ) -> None:
         limits = Limits.of(net.shown(url), max_bytes, timeout_s)
         token = self._settings.hf_token
         if auth is None and token:
             auth = BearerAuth(type="bearer", token=token)
         where = self._resolved(url)
-        downloaded(where, file, auth=auth, limits=limits, settings=self._settings, trusted=[self._hub])
+        downloaded(where, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=[self._hub])
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, HfUpload)
@@ -77,7 +84,7 @@ class HfStorage:
         try:
             _repeated(lambda: self._commit(api, upload, filename, content))
         except hub.failures as exc:
-            raise DeliveryError(f"The upload to {url} failed: {_reason(exc)}.") from exc
+            raise DeliveryError(f"The upload to {net.named(url)} failed: {_reason(exc)}.") from exc
         return url
 
     def _commit(self, api: Any, upload: HfUpload, filename: str, content: BinaryIO) -> None:
@@ -102,7 +109,7 @@ class HfStorage:
             return url
         match = _URL.fullmatch(url)
         if match is None:
-            raise InputUnavailable(f"{net.shown(url)} is no URL of a file; it is hf://owner/repository/path.")
+            raise InputUnavailable(f"{net.named(url)} is no URL of a file; it is hf://owner/repository/path.")
         kind = (match["kind"] or "models").lower()
         revision = unquote(match["revision"] or "main")
         return self._file("" if kind == "models" else f"{kind}/", match["repo"], revision, match["path"])
@@ -147,7 +154,7 @@ def _library() -> _Hub:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     given = get_session()
     # It waits for ever unless told otherwise. The class is asked for of the library: it has changed its HTTP client twice.
-    client, hooks = type(given), given.event_hooks
+    client, hooks = type(given), {**given.event_hooks, "request": [*given.event_hooks["request"], _bound]}
     set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=IDLE_TIMEOUT_S))
 
     def refused(repo: str, path: str) -> None:
@@ -156,6 +163,23 @@ def _library() -> _Hub:
 
     # RuntimeError: around whatever stopped a large file.
     return _Hub(HfApi, refused, (HTTPError, OSError, ValueError, RuntimeError))
+
+
+def _bound(request: Any) -> None:
+    """Keep a request of the library to `deadline.within`: its own tries, and their connections."""
+    if deadline.left_s() <= 0:
+        raise TimeoutError
+
+    def trace(event: str, facts: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            deadline.bind(_Connection(), facts["return_value"].get_extra_info("socket"))
+
+    request.extensions["trace"] = trace
+    request.headers["Connection"] = "close"  # one that is kept would not be traced again
+
+
+class _Connection:
+    serves: deadline.Watch | None = None
 
 
 def _repeated(do: Callable[[], object]) -> None:

@@ -9,17 +9,18 @@ from tenacity import (
     retry_if_exception_type,
     retry_if_result,
     stop_after_attempt,
+    stop_before_delay,
     wait_random_exponential,
 )
 
-from handler import net
+from handler import deadline, net
 from handler.credentials import Auth
 from handler.errors import DeliveryError
-from handler.event import HttpUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor, addressed, bare
 from handler.storage.download import downloaded
-from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, reason
+from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, Version, reason
+from handler.targets import HttpUpload, Upload
 
 
 class HttpStorage:
@@ -30,10 +31,17 @@ class HttpStorage:
         return url.lower().startswith(("http://", "https://"))
 
     def fetch(
-        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+        self,
+        url: str,
+        file: BinaryIO,
+        *,
+        version: Version | None = None,
+        auth: Auth | None = None,
+        max_bytes: int | None,
+        timeout_s: float,
     ) -> None:
         limits = Limits.of(net.shown(url), max_bytes, timeout_s)
-        downloaded(url, file, auth=auth, limits=limits, settings=self._settings)
+        downloaded(url, file, version=version, auth=auth, limits=limits, settings=self._settings)
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, HttpUpload)
@@ -54,10 +62,10 @@ class HttpStorage:
             try:
                 status = put.done(session)
             except FAILURES as exc:
-                raise DeliveryError(f"{net.shown(url)} did not take the upload: {reason(exc)}.") from exc
+                raise DeliveryError(f"{net.named(url)} did not take the upload: {reason(exc)}.") from exc
         if not 200 <= status < 300:
             # A redirect is none: a PUT that is sent on would show the file to a server that nobody named.
-            raise DeliveryError(f"{net.shown(url)} answered {status} to the upload.")
+            raise DeliveryError(f"{net.named(url)} answered {status} to the upload.")
         return net.shown(url)
 
 
@@ -70,7 +78,7 @@ class _Put:
     def done(self, session: requests.Session) -> int:
         """The status of the last answer."""
         retrying = Retrying(
-            stop=stop_after_attempt(4),
+            stop=stop_after_attempt(4) | stop_before_delay(deadline.left_s()),
             wait=wait_random_exponential(multiplier=0.1, max=4),
             retry=retry_if_result(lambda status: status == requests.codes.too_many_requests or status >= 500)
             | retry_if_exception_type((requests.ConnectionError, requests.Timeout)),

@@ -1,15 +1,19 @@
 """Objects behind s3:// URLs, and uploads to a bucket: the only module that speaks S3."""
 
+import contextvars
 import functools
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from handler import net
+import requests
+
+from handler import deadline, net
 from handler.credentials import Auth, S3Auth
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, HandlerError, InputUnavailable
-from handler.event import S3Upload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.transfer import (
@@ -17,11 +21,13 @@ from handler.storage.transfer import (
     FAILURES,
     IDLE_TIMEOUT_S,
     Limits,
+    Version,
     copied,
     emptied,
-    placed,
+    fits,
     reason,
 )
+from handler.targets import BucketUpload, S3Upload, Upload
 
 _SCHEME = "s3://"
 _ATTEMPTS = 3
@@ -42,27 +48,34 @@ class S3Storage:
         return url[: len(_SCHEME)].lower() == _SCHEME
 
     def fetch(
-        self, url: str, file: BinaryIO, *, auth: Auth | None = None, max_bytes: int | None, timeout_s: float
+        self,
+        url: str,
+        file: BinaryIO,
+        *,
+        version: Version | None = None,
+        auth: Auth | None = None,
+        max_bytes: int | None,
+        timeout_s: float,
     ) -> None:
         bucket, _, key = url[len(_SCHEME) :].partition("/")
-        name = _url(bucket, key)
+        limits = Limits.of(_url(bucket, key), max_bytes, timeout_s)
         if not bucket or not key:
-            raise InputUnavailable(f"{name} is no S3 URL; it is s3://bucket/key.")
-        limits = Limits.of(name, max_bytes, timeout_s)
+            raise InputUnavailable(f"{limits.name} is no S3 URL; it is s3://bucket/key.")
         # All attempts together have the time; what is then left of it is for the body.
         wait_s = max(1, min(IDLE_TIMEOUT_S, round(timeout_s / _ATTEMPTS)))
         client = _client(replace(self._account(auth), wait_s=wait_s))
         try:
-            _Object(client, bucket, key).into(file, limits)
+            with deadline.within(limits.end):
+                _Object(client, bucket, key).into(file, version, limits)
         except _failures() as exc:
-            raise _translated(exc, InputUnavailable, f"{name} cannot be fetched") from exc
+            raise _translated(exc, InputUnavailable, f"{limits.name} cannot be fetched") from exc
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, S3Upload)
 
     def check(self, upload: Upload, auth_for: AuthFor) -> None:
         assert isinstance(upload, S3Upload)
-        _client(self._account(auth_for(_url(upload.bucket, upload.prefix))))
+        _client(self._account_for(upload, _url(upload.bucket, upload.prefix), auth_for))
 
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
@@ -70,7 +83,7 @@ class S3Storage:
         assert isinstance(upload, S3Upload)
         key = upload.prefix + filename
         url = _url(upload.bucket, key)
-        client = _client(self._account(auth_for(url)))
+        client = _client(self._account_for(upload, url, auth_for))
         content.seek(0)
         try:
             if size <= _PART:
@@ -78,12 +91,19 @@ class S3Storage:
                     Bucket=upload.bucket, Key=key, Body=content, ContentLength=size, ContentType=mime_type
                 )
             else:
-                client.upload_fileobj(
-                    content, upload.bucket, key, ExtraArgs={"ContentType": mime_type}, Config=_in_parts()
-                )
+                _put_in_parts(client, content, upload.bucket, key, mime_type)
         except _failures() as exc:
-            raise _translated(exc, DeliveryError, f"The upload to {url} failed") from exc
+            raise _translated(exc, DeliveryError, f"The upload to {net.short(url)} failed") from exc
+        if isinstance(upload, BucketUpload):
+            where = {"Bucket": upload.bucket, "Key": key}
+            return str(client.generate_presigned_url("get_object", Params=where, ExpiresIn=upload.expiry_s))
         return url
+
+    def _account_for(self, upload: S3Upload, url: str, auth_for: AuthFor) -> "_Account":
+        if not isinstance(upload, BucketUpload):
+            return self._account(auth_for(url))
+        # Its endpoint may hold the bucket's name already, as RunPod's documentation has it.
+        return replace(self._account(upload.auth), style="path")
 
     def _account(self, auth: Auth | None) -> "_Account":
         """Whose keys sign a request: the caller's or else the operator's. Raises ForbiddenUrl for the caller's endpoint."""
@@ -102,8 +122,9 @@ class S3Storage:
             )
             if not auth.endpoint:
                 return common
-            net.check(auth.endpoint, allow_private=settings.allow_private_urls)
-            return replace(common, endpoint=auth.endpoint, guarded=not settings.allow_private_urls)
+            allowed = settings.allow_private_urls or auth.endpoint == settings.bucket_endpoint_url
+            net.check(auth.endpoint, allow_private=allowed)
+            return replace(common, endpoint=auth.endpoint, guarded=not allowed)
         secret, token = settings.aws_secret_access_key, settings.aws_session_token
         return replace(
             common,
@@ -131,20 +152,29 @@ class _Object:
     def __init__(self, client: Any, bucket: str, key: str) -> None:
         self._client, self._where = client, {"Bucket": bucket, "Key": key}
 
-    def into(self, file: BinaryIO, limits: Limits) -> None:
+    def into(self, file: BinaryIO, version: Version | None, limits: Limits) -> None:
         held = file.seek(0, os.SEEK_END)
-        if held and self._continued(file, held, limits):
+        known = version.known() if version and held else None
+        if known and self._continued(file, held, known, limits):
             return
+        answer = self._client.get_object(**self._where)
         emptied(file)
-        self._copy(self._client.get_object(**self._where), file, limits)
+        if version:
+            version.keep(answer.get("ETag"))
+        self._copy(answer, file, limits)
 
-    def _continued(self, file: BinaryIO, held: int, limits: Limits) -> bool:
+    def _continued(self, file: BinaryIO, held: int, known: str, limits: Limits) -> bool:
         """Fetch what is behind the first bytes. False: the object is another one than the one that was begun."""
-        size = self._client.head_object(**self._where)["ContentLength"]
-        if held >= size:
-            return bool(held == size)
-        answer = self._client.get_object(**self._where, Range=f"bytes={held}-")
-        if not placed(file, answer["ResponseMetadata"]["HTTPStatusCode"], answer.get("ContentRange")):
+        head = self._client.head_object(**self._where)
+        if head.get("ETag") != known or held >= head["ContentLength"]:
+            return bool(head.get("ETag") == known and held == head["ContentLength"])
+        try:
+            answer = self._client.get_object(**self._where, Range=f"bytes={held}-", IfMatch=known)
+        except self._client.exceptions.ClientError as exc:
+            if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == requests.codes.precondition_failed:
+                return False  # it became another one just now
+            raise
+        if not fits(held, answer["ResponseMetadata"]["HTTPStatusCode"], answer.get("ContentRange")):
             answer["Body"].close()
             return False
         self._copy(answer, file, limits)
@@ -195,9 +225,9 @@ def _built(account: _Account) -> Any:
             "The settings for S3 cannot be used: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL "
             f"or the `credentials` of type s3 ({type(exc).__name__})."
         ) from exc
-    if account.guarded:
-        # botocore has no public hook for its connections.
-        net.only_public(client._endpoint.http_session._manager)
+    # botocore has no public hook for its connections.
+    pools = client._endpoint.http_session._pool_classes_by_scheme
+    pools.update(net.guarded(pools, public=account.guarded))
     return client
 
 
@@ -219,18 +249,21 @@ def _config(account: _Account) -> Any:
     )
 
 
-def _in_parts() -> Any:
-    from boto3.s3.transfer import TransferConfig
+def _put_in_parts(client: Any, content: BinaryIO, bucket: str, key: str, mime_type: str) -> None:
+    # As `client.upload_fileobj` does it, except for the threads.
+    from boto3.s3.transfer import TransferConfig, TransferManager
 
-    config = TransferConfig(
-        multipart_threshold=_PART,
-        multipart_chunksize=_PART,
-        max_concurrency=_PARTS,
-        # Amazon's C client, when it is installed, takes memory as it likes.
-        preferred_transfer_client="classic",
-    )
+    config = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, max_concurrency=_PARTS)
     config.max_in_memory_upload_chunks = _PARTS
-    return config
+    with TransferManager(client, config, executor_cls=_SameContext) as manager:
+        manager.upload(content, bucket, key, {"ContentType": mime_type}).result()
+
+
+class _SameContext(ThreadPoolExecutor):
+    """Threads whose work ends at the deadline of who asked for it."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        return super().submit(contextvars.copy_context().run, work, *args, **kwargs)
 
 
 def _failures() -> tuple[type[Exception], ...]:

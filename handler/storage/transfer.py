@@ -1,17 +1,15 @@
 """Copying what a server sends into a file, within its limits."""
 
-import contextlib
-import os
 import re
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import requests
 import urllib3
 
+from handler import disk, net
 from handler.errors import TooLarge
 
 CONNECT_TIMEOUT_S = 10
@@ -26,7 +24,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Limits:
-    """What one transfer may take. `name` is what it is called in messages."""
+    """What one transfer may take. `name` is what it is called in messages, `end` is in seconds of time.monotonic."""
 
     name: str
     max_bytes: int | None
@@ -34,7 +32,7 @@ class Limits:
 
     @classmethod
     def of(cls, name: str, max_bytes: int | None, timeout_s: float) -> "Limits":
-        return cls(name, max_bytes, time.monotonic() + timeout_s)
+        return cls(net.short(name), max_bytes, time.monotonic() + timeout_s)
 
     @property
     def left_s(self) -> float:
@@ -49,20 +47,42 @@ class Limits:
             raise TooLarge(f"{self.name} is larger than {self.max_bytes / (1 << 20):g} MB (MAX_INPUT_SIZE_MB).")
 
 
+@dataclass(frozen=True)
+class Version:
+    """Of which version of the original a begun file is, in the words of its server. They are kept in a file of their own.
+
+    Two versions must not be mixed: a file whose server names none, or another one, is begun anew.
+    """
+
+    path: Path
+
+    def known(self) -> str | None:
+        try:
+            return self.path.read_text() or None
+        except (OSError, ValueError):
+            return None
+
+    def keep(self, name: str | None) -> None:
+        with disk.written(self.path.name):
+            self.path.unlink(missing_ok=True)
+            if name is not None:
+                self.path.write_text(name)
+
+
 def copied(stream: urllib3.HTTPResponse, file: BinaryIO, limits: Limits) -> None:
     """Write the rest of a body to the file, from where the file stands.
 
-    Raises TooLarge, TimeoutError, or what the stream raises; what has arrived is in the file then.
+    Raises TooLarge, DiskFull, or what the stream raises; what has arrived is in the file then.
     """
     # botocore turns it off. Without it a body that breaks off is taken for a whole one, and its connection for a free one.
     stream.enforce_content_length = True
     size = file.tell()
     limits.check(size + (stream.length_remaining or 0))
-    with _ended(stream, limits):
-        # read1 returns what has arrived: a sender of one byte per second does not wait for a chunk to fill.
-        while chunk := stream.read1(_CHUNK):
-            size += len(chunk)
-            limits.check(size)
+    # read1 returns what has arrived: a sender of one byte per second does not wait for a chunk to fill.
+    while chunk := stream.read1(_CHUNK):
+        size += len(chunk)
+        limits.check(size)
+        with disk.written(limits.name):
             file.write(chunk)
 
 
@@ -71,12 +91,8 @@ def emptied(file: BinaryIO) -> None:
     file.truncate()
 
 
-def placed(file: BinaryIO, status: int, content_range: str | None) -> bool:
-    """Put the file where the body of an answer to `Range: bytes=<held>-` goes. False: what was sent fits nowhere."""
-    held = file.seek(0, os.SEEK_END)
-    if status == requests.codes.ok:
-        emptied(file)
-        return True
+def fits(held: int, status: int, content_range: str | None) -> bool:
+    """Whether the answer to `Range: bytes=<held>-` holds what comes behind the first bytes."""
     start = re.match(r"bytes (\d+)-", content_range or "")
     return status == requests.codes.partial_content and start is not None and int(start[1]) == held
 
@@ -99,25 +115,3 @@ def reason(exc: Exception) -> str:
         (ValueError, "it is not a valid URL"),
     )
     return next((text for kind, text in kinds if isinstance(exc, kind)), "the transfer failed")
-
-
-@contextlib.contextmanager
-def _ended(stream: urllib3.HTTPResponse, limits: Limits) -> Iterator[None]:
-    """End the stream at the deadline, whatever read waits for it then. Raises TimeoutError."""
-
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        with contextlib.suppress(RuntimeError, ValueError, OSError):  # it has ended by itself
-            stream.shutdown()
-
-    timer = threading.Timer(limits.left_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        if late.is_set():
-            raise TimeoutError

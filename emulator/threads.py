@@ -1,0 +1,72 @@
+"""Threads for requests: few, and in the order in which the requests came."""
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+import anyio
+from anyio import to_thread
+
+from handler import Ticket
+
+T = TypeVar("T")
+
+
+class Threads:
+    """So many at once; the other requests wait for one, and hold none meanwhile. Of them the one that came first is next.
+
+    A request that has been ended, or whose time is over, has only its end to tell: it does not wait, but takes one of a few
+    `spare` threads.
+    """
+
+    def __init__(self, count: int, *, spare: int) -> None:
+        self._free = count
+        self._threads = anyio.CapacityLimiter(count)
+        self._spare = anyio.CapacityLimiter(spare)
+        # A heap by order of arrival.
+        self._waiting: list[tuple[int, asyncio.Future[bool]]] = []
+
+    async def run(self, work: Callable[[], T], ticket: Ticket, deadline: float) -> T:
+        """What the work gives. `deadline` is in seconds of time.monotonic."""
+        if not await self._turn(ticket, deadline):
+            return await to_thread.run_sync(work, limiter=self._spare, abandon_on_cancel=True)
+        try:
+            return await to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+        finally:
+            self._free += 1
+            self._let_in()
+
+    async def _turn(self, ticket: Ticket, deadline: float) -> bool:
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        heapq.heappush(self._waiting, (ticket.number, turn))
+        self._let_in()
+        timer = loop.call_later(deadline - time.monotonic(), _give_up, turn)
+        ticket.when_cancelled(partial(_call, loop, partial(_give_up, turn)))
+        try:
+            return await turn
+        finally:
+            timer.cancel()
+            ticket.when_cancelled(lambda: None)
+
+    def _let_in(self) -> None:
+        while self._free and self._waiting:
+            _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(True)
+                self._free -= 1
+
+
+def _give_up(turn: "asyncio.Future[bool]") -> None:
+    if not turn.done():
+        turn.set_result(False)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """From another thread, at the end of the server perhaps."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)

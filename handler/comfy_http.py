@@ -1,0 +1,99 @@
+"""HTTP to ComfyUI: JSON in its own dialect, and for how long it has been silent."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+import orjson
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ReadTimeoutError
+from urllib3.util import Retry
+
+from handler.errors import ComfyError, ComfyUnreachable
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S = 5
+_TIMEOUT_S = 30
+
+
+class ComfyHttp:
+    """Requests to one ComfyUI, from many threads. All of them raise ComfyUnreachable when no answer comes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._session = _session()
+        self._answered = 0.0
+        self._silent_since: float | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """For how long it has answered nothing that it was asked."""
+        since = self._silent_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def json(self, path: str, *, timeout_s: float = _TIMEOUT_S) -> Any:
+        """What GET answers. Raises ComfyError for anything but a 200 with JSON in it."""
+        answer = self.ask("GET", path, timeout_s=timeout_s)
+        if not answer.ok:
+            raise ComfyError(f"ComfyUI answered {answer.status_code} to GET {path}.")
+        return parsed(answer, f"GET {path}")
+
+    def ask(self, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **options: Any) -> requests.Response:
+        """Reads are repeated once, where that is safe and of use."""
+        return self._send(self._session, method, path, timeout_s, **options)
+
+    def tell(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+        """POST once, on a connection of its own: what fails on a stale one must not be sent twice."""
+        with _session() as session:
+            # The standard library's JSON: a graph may have NaN in it, and integers of any size.
+            return self._send(session, "POST", path, _TIMEOUT_S, data=json.dumps(body))
+
+    def _send(
+        self, session: requests.Session, method: str, path: str, timeout_s: float, **options: Any
+    ) -> requests.Response:
+        timeout = (min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s)
+        asked = time.monotonic()
+        try:
+            answer = session.request(method, self.url + path, allow_redirects=False, timeout=timeout, **options)
+        except requests.RequestException as exc:
+            self._silent_since = self._silent_since or max(asked, self._answered)
+            raise ComfyUnreachable("ComfyUI does not answer.") from exc
+        self._answered, self._silent_since = time.monotonic(), None
+        return answer
+
+
+def parsed(answer: requests.Response, what: str) -> Any:
+    """The JSON that ComfyUI sent. Its own has NaN and Infinity in it, which JSON has not and orjson refuses: a node's
+    IS_CHANGED often gives NaN, and limits of inputs are infinite."""
+    try:
+        return orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        logger.debug("ComfyUI's answer to %s is not strict JSON", what)
+    try:
+        return json.loads(answer.content)
+    except ValueError as exc:
+        raise ComfyError(f"ComfyUI's answer to {what} is not JSON.") from exc
+
+
+class _OnceMore(Retry):
+    """One more try, for a connection that was kept open and closed by ComfyUI in that moment; none after a time-out."""
+
+    def increment(self, *args: Any, **options: Any) -> Self:
+        if isinstance(error := options.get("error"), ReadTimeoutError):
+            raise error
+        return super().increment(*args, **options)
+
+
+def _session() -> requests.Session:
+    """ComfyUI is never reached through a proxy of the environment. Only reads are repeated: they change nothing."""
+    session = requests.Session()
+    session.trust_env = False
+    retry = _OnceMore(total=1, connect=0, allowed_methods={"GET", "HEAD"}, raise_on_status=False)
+    adapter = HTTPAdapter(pool_maxsize=64, max_retries=retry)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session

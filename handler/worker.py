@@ -1,0 +1,93 @@
+"""RunPod's jobs: what the worker does with one, and with all of them at its end. It does not know RunPod's SDK."""
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from handler.errors import ComfyCrashed, ComfyUnreachable, GpuLost, HandlerError, ServerStopped
+from handler.host import Host
+from handler.line import Ticket
+from handler.pipeline import execute, prepare
+from handler.progress import Progress, Tell
+
+logger = logging.getLogger(__name__)
+
+MAX_RESULT_SIZE_MB = 19
+"""RunPod takes 20 MB from /runsync, and 10 MB from /run."""
+
+# After these a ComfyUI that nobody starts anew is of no use any more.
+_FATAL = (ComfyCrashed, ComfyUnreachable, GpuLost)
+
+
+class Worker:
+    """Runs jobs, and knows whether it can go on."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tickets: set[Ticket] = set()
+        self._lock = threading.Lock()
+        self._closing = False
+
+    def answer(self, job: Mapping[str, Any], ticket: Ticket, tell: Tell) -> dict[str, Any]:
+        """What the SDK is to return for a job: its answer, or `error` with the rest of the error beside it.
+
+        `refresh_worker` is with it when RunPod should replace this worker.
+        """
+        try:
+            self._enter(ticket)
+            return self._run(job, ticket, Progress(tell))
+        except HandlerError as exc:
+            logger.info("job %s: %s: %s", job.get("id"), exc.code, exc.message)
+            return exc.answer() | ({"refresh_worker": True} if self._is_the_end(exc) else {})
+        except Exception:
+            # The SDK would send the traceback and the host's name to the caller.
+            logger.exception("job %s: a bug", job.get("id"))
+            return {"code": HandlerError.code, "error": "Internal error; the worker's log says more."}
+        finally:
+            self._leave(ticket)
+
+    def interrupt(self, ticket: Ticket) -> None:
+        """End one job; it need not have begun."""
+        self._host.service.comfy.interrupt(ticket)
+
+    def close(self) -> None:
+        """End all jobs, also those that still come."""
+        with self._lock:
+            self._closing = True
+            tickets = list(self._tickets)
+        for ticket in tickets:
+            self._host.service.comfy.interrupt(ticket, ServerStopped())
+
+    def _enter(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._tickets.add(ticket)
+            if self._closing:
+                raise ServerStopped
+
+    def _leave(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._tickets.discard(ticket)
+
+    def _run(self, job: Mapping[str, Any], ticket: Ticket, progress: Progress) -> dict[str, Any]:
+        progress.preparing()
+        prepared = prepare(_event(job), self._host.service, ticket)
+        progress.queued(prepared.graph)
+        return execute(prepared, self._host.service, on_message=progress.message).answer()
+
+    def _is_the_end(self, exc: HandlerError) -> bool:
+        if isinstance(exc, GpuLost):
+            # Every later prompt of this ComfyUI would fail like this one.
+            self._host.process.kill()
+        return isinstance(exc, _FATAL) and not self._host.service.settings.always_restart_comfyui
+
+
+def _event(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """worker-comfyui takes an input that is an object written as JSON text as well."""
+    if isinstance(job.get("input"), str):
+        try:
+            return {**job, "input": json.loads(job["input"])}
+        except ValueError:
+            logger.debug("job %s: its input is a text that is no JSON", job.get("id"))
+    return job
