@@ -74,7 +74,7 @@ def _stop(server: uvicorn.Server) -> None:
 def _warm(url: str) -> None:
     # What is there now stays. Looking through all of it for garbage, as Python does under load, stops everything meanwhile.
     gc.collect()
-    #gc.freeze()
+    gc.freeze()
     _welcome(url)
 
 

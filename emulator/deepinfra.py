@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from emulator.bodies import form_body, json_body, media_type, parsed_json
 from emulator.door import Door
-from handler import HandlerError, Job, Result, Service, Settings, workflows
+from emulator.prompts import cancelled_on_disconnect
+from handler import HandlerError, Job, Result, Service, Settings, net, workflows
 from handler.errors import ServerStopped
 from handler.event import validated, webhook_url
 from handler.result import encoded
@@ -81,7 +82,7 @@ async def infer(request: Request) -> Response:
     began = time.monotonic()
     wish = await _wish(request, door.service.settings)
     seed = random.randrange(1 << 32) if wish.seed is None else wish.seed
-    job = await door.admit(lambda: {"input": {"prompt": _graph(wish, seed, door.service)}})
+    job = await door.admit(lambda: _event(wish, seed, door.service))
 
     def shape(result: Result) -> dict[str, Any]:
         files = [output for output in result.outputs if output.filename]
@@ -95,7 +96,8 @@ async def infer(request: Request) -> Response:
         return answer.model_dump()
 
     if not wish.webhook:
-        return Response(await door.finish(job, shape), media_type="application/json")
+        async with cancelled_on_disconnect(request, job):
+            return Response(await door.finish(job, shape), media_type="application/json")
     promise = door.service.outbox.promise([_webhook(wish.webhook, job, _failed(job, began, ServerStopped()))])
 
     def told(outcome: HandlerError | Result) -> None:
@@ -120,6 +122,12 @@ async def _wish(request: Request, settings: Settings) -> InferenceRequest:
 def _text(name: str, content: bytes) -> str:
     """A file's content as a field: pictures in base64, anything else is text."""
     return base64.b64encode(content).decode() if name == "image" else content.decode(errors="replace").strip()
+
+
+def _event(wish: InferenceRequest, seed: int, service: Service) -> dict[str, Any]:
+    if wish.webhook:
+        net.check(wish.webhook, allow_private=service.settings.allow_private_urls)
+    return {"input": {"prompt": _graph(wish, seed, service)}}
 
 
 def _graph(wish: InferenceRequest, seed: int, service: Service) -> Mapping[str, Any]:

@@ -1,9 +1,7 @@
 """POST /download."""
 
 import asyncio
-import concurrent.futures
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from handler.credentials import Auth
 from handler.event import validated
 from handler.models import Models
 from handler.net import LONGEST_URL, shown
+from handler.threads import begun
 
 logger = logging.getLogger(__name__)
 
@@ -114,18 +113,8 @@ async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimit
 
     One that is cut off by the end of the process goes on where it was the next time that somebody asks for it.
     """
-    future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
-
-    def run() -> None:
-        future.set_running_or_notify_cancel()
-        try:
-            future.set_result(work())
-        except Exception as exc:  # noqa: BLE001 (whatever it is, it is raised where it is waited for)
-            future.set_exception(exc)
-
     async with limiter:
-        threading.Thread(target=run, name="download", daemon=True).start()
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(begun(work, "download"))
 
 
 def _json(status: int, body: dict[str, Any]) -> Response:

@@ -198,13 +198,18 @@ def _probe(summary: str, description: str, answers: Iterable[tuple[str, str]]) -
     return {"get": {"summary": summary, "description": description, "tags": ["probes"], "responses": responses}}
 
 
-_REFUSALS = {
+_NOT_READ = {
     "401": ("API_KEYS is set, and none of them was shown.", "Error"),
-    "400": ("The request cannot be run as it stands, or ComfyUI's validation refused it.", "Error"),
+    "408": ("The body took longer than BODY_TIMEOUT_S.", "Error"),
     "413": ("The body or an input is too large.", "Error"),
     "415": ("The body is of another type.", "Error"),
+}
+_REFUSALS = {
+    **_NOT_READ,
+    "400": ("The request cannot be run as it stands, or ComfyUI's validation refused it.", "Error"),
     "429": ("Too many requests are waiting; see Retry-After.", "Error"),
     "503": ("ComfyUI is not up.", "Error"),
+    "507": ("There is no room on the disk for the files of the request.", "Error"),
 }
 _FAILURES = {
     **_REFUSALS,
@@ -222,6 +227,7 @@ _INTERRUPT = {
     "200": ("It ends.", "Interrupted"),
     "404": ("There is none, or it has finished.", "Interrupted"),
     "400": ("No id.", "Error"),
+    **_NOT_READ,
 }
 _DOWNLOAD = {
     "200": ("It is there.", "Downloaded"),
@@ -266,7 +272,9 @@ _PROBES: Json = {
             "summary": "Metrics",
             "description": "Queue depth, jobs by outcome and how long they took, in Prometheus' text format.",
             "tags": ["probes"],
-            "responses": {"200": {"description": "The figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+            "responses": {
+                "200": {"description": "The figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+            },
         }
     },
     "/models": {

@@ -3,22 +3,27 @@
 import asyncio
 import importlib
 import logging
+import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from handler import fitness, logs
 from handler.errors import HandlerError
 from handler.host import Host
 from handler.line import Ticket
 from handler.settings import BadSettings, Settings
+from handler.threads import begun
 from handler.worker import MAX_RESULT_SIZE_MB, Worker
 from handler.workflows import BadWorkflow
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # What ended jobs need to clean up and to leave word.
 _END_S = 15
@@ -98,8 +103,6 @@ class _Adapter:
         self._host = host
         self._settings = host.service.settings
         self._worker = Worker(host)
-        # One thread more than jobs, so that a job can be interrupted.
-        self._threads = ThreadPoolExecutor(self._settings.runpod_concurrency + 1, thread_name_prefix="job")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Task[None] | None = None
@@ -107,7 +110,6 @@ class _Adapter:
     def serve(self) -> None:
         """Take jobs until the worker is told to end, or ends itself. Leaves with SystemExit, or CancelledError."""
         import runpod.serverless
-
         from runpod.serverless.modules.rp_logger import RunPodLogger
 
         RunPodLogger().set_level(self._settings.runpod_log_level)
@@ -124,18 +126,17 @@ class _Adapter:
     async def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
         """One job, on a thread: the SDK's heartbeat, job fetching and stop signals go on meanwhile."""
         self._listen()
-        assert self._loop is not None
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._done)
         ticket = Ticket()
-        work = self._loop.run_in_executor(self._threads, self._worker.answer, job, ticket, self._teller(job))
+        work = _on_thread(partial(self._worker.answer, job, ticket, self._teller(job)))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             # RunPod wants the job stopped: its caller cancelled it, or its execution time-out is over.
-            await self._loop.run_in_executor(self._threads, self._worker.interrupt, ticket)
+            await _on_thread(partial(self._worker.interrupt, ticket))
             await asyncio.wait([work], timeout=_END_S)
             raise
 
@@ -189,16 +190,32 @@ class _Adapter:
 
     async def _end_all(self) -> None:
         """End the jobs, let the SDK send what became of them, and end the SDK's loop, which may wait for a job for long."""
-        assert self._loop is not None
         grace = self._settings.shutdown_grace_s if "shutdown_grace_s" in self._settings.model_fields_set else 0
         if self._tasks and grace:
             await asyncio.wait(self._tasks, timeout=grace)
-        await self._loop.run_in_executor(self._threads, self._worker.close)
+        await _on_thread(self._worker.close)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_END_S)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
 
 
+def _on_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
+    return asyncio.wrap_future(begun(work, "job"))
+
+
+def _leave(code: object) -> None:
+    """Not sys.exit, which waits for threads: one may be in the middle of an upload, and nobody waits for that any more."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for child in multiprocessing.active_children():  # the SDK's heartbeat
+        child.terminate()
+    os._exit(code if isinstance(code, int) else bool(code))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        _leave(main())
+    except SystemExit as exc:  # of the SDK, after a --test_input
+        _leave(exc.code)

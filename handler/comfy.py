@@ -197,9 +197,8 @@ class Comfy:
             try:
                 self._queue.drop(ticket.prompt_id)
             except ComfyUnreachable:
-                logger.warning(
-                    "prompt %s: ComfyUI does not answer; it is taken back as soon as it does", ticket.prompt_id
-                )
+                # Whoever waits for the prompt there tries it again.
+                logger.warning("prompt %s: ComfyUI does not answer to its interruption", ticket.prompt_id)
         return was
 
     def free(self) -> None:

@@ -163,7 +163,8 @@ def _hint(extra: Mapping[str, Any], known: list[str]) -> str:
     near = difflib.get_close_matches(str(extra.get("received_value"))[:_LONGEST_NAME], known, n=_NEAREST, cutoff=0.4)
     if near:
         return f"; did you mean {', '.join(map(repr, near))}?"
-    return "; there is none to choose from" if not known else f"; it has {', '.join(map(repr, known[:_NEAREST]))}, ..."
+    more = ", ..." if len(known) > _NEAREST else ""
+    return f"; it has {', '.join(map(repr, known[:_NEAREST]))}{more}" if known else "; there is none to choose from"
 
 
 def _broken_link(node: Mapping[str, Any] | None, graph: Graph) -> str:

@@ -108,7 +108,7 @@ class ComfyQueue:
         Even one that was refused: what ComfyUI answers with a 500, or with errors of some nodes, it may run all the same.
         """
         end = time.monotonic() + _TAKE_BACK_S
-        while time.monotonic() < end and self._line.breaks == breaks and not self._line.is_over:
+        while self._line.breaks == breaks and not self._line.is_over:
             try:
                 self.drop(prompt_id)
                 if not self._holds(prompt_id):
@@ -116,8 +116,10 @@ class ComfyQueue:
                     return
             except ComfyError as exc:
                 logger.debug("prompt %s: %s", prompt_id, exc.message)
+            if time.monotonic() > end:
+                logger.warning("prompt %s: ComfyUI does not let go of it", prompt_id)
+                return
             time.sleep(_POLL_INTERVAL_S)
-        logger.warning("prompt %s: it could not be taken back", prompt_id)
 
     def forget(self, prompt_id: str) -> None:
         """Remove a finished prompt from the history; one that was never put in takes no question."""

@@ -66,6 +66,10 @@ class Host:
             raise
         _manifest().apply_after_start(self.service.settings, self.service.models)
 
+    def wait_for_restart(self) -> None:
+        """While ComfyUI is being started anew: wait until it is warm, as long as a start may take."""
+        self._line.wait_open(self.service.settings.startup_timeout_s)
+
     def stop(self) -> None:
         """End ComfyUI, and what is still in it or waits for it."""
         self.warm = False

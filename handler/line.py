@@ -171,6 +171,12 @@ class Line:
                 self._changed.notify_all()
             return self.is_open
 
+    def wait_open(self, timeout_s: float) -> bool:
+        """Wait while it is paused, and say whether it is open."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_open or self.is_over, timeout_s)
+            return self.is_open
+
     def end(self, reason: Callable[[], HandlerError]) -> None:
         """There will be no ComfyUI any more: all prompts end for this reason, also those that still come."""
         with self._changed:

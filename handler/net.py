@@ -80,12 +80,13 @@ def check(url: str, *, allow_private: bool) -> None:
     """
     try:
         scheme, host, port = origin(url)
+        requests.Request("GET", url).prepare()  # knows more of what no URL is, above all of names in other letters
     except ValueError as exc:
         raise BadRequest(f"{named(url)} is not a valid URL.") from exc
     if scheme not in ("http", "https"):
         raise BadRequest(f"{named(url)} is no http or https URL.")
     if not allow_private:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeError):
             _public_addresses(host.rstrip("."), port)  # as the connection does
 
 

@@ -93,20 +93,25 @@ def execute(job: Job, service: Service, on_message: Callable[[Message], None] = 
 
 def _executed(job: Job, service: Service, on_message: Callable[[Message], None]) -> Result:
     began = time.monotonic()
-    turn: list[float] = []
+    turns: list[float] = []
     report = service.events.for_prompt(job.ticket.prompt_id, job.request.id, job.attempt)
 
     def tell(message: Message) -> None:
         report(message)
         on_message(message)
 
-    execution = _run(job, service, lambda: turn.append(time.monotonic()), tell)
+    def on_turn() -> None:
+        # What a try before this one has saved would be counted on from.
+        _remove(service.settings.output_dir / job.attempt)
+        turns.append(time.monotonic())
+
+    execution = _run(job, service, on_turn, tell)
     finished = time.monotonic()
     done = _outputs(job, execution, service)
     converted = time.monotonic()
     job.ticket.settle()
 
-    marks = (job.received, job.prepared, began, turn[0], finished, converted)
+    marks = (job.received, job.prepared, began, turns[0], finished, converted)
     answer = answers.made(job, done, execution, marks, service)
     logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(done), answer.stats.total_time)
     return answer
@@ -128,7 +133,6 @@ def _run(job: Job, service: Service, on_turn: Callable[[], None], on_message: Ca
             comfy.forget(job.ticket.prompt_id)
             comfy.free()
             time.sleep(_FREE_S)
-            _remove(service.settings.output_dir / job.attempt)
     raise AssertionError("the last try returns or raises")
 
 

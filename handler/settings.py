@@ -69,7 +69,9 @@ class Settings(BaseModel):
     api_keys: SecretStr | None = Field(
         None, description="Keys of the HTTP API, comma separated; a request must show one. Unset: everybody may use it."
     )
-    docs: bool = Field(True, description="Serve the documentation at /docs. It asks for a key as well when there are some.")
+    docs: bool = Field(
+        True, description="Serve the documentation at /docs. It asks for a key as well when there are some."
+    )
     log_level: Literal["trace", "debug", "info", "warn", "error", "fatal"] = Field("info", description="Log level.")
     markdown_schema_descriptions: bool = Field(
         True, description="Show a table of inputs in the description of each workflow in /docs."

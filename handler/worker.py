@@ -72,6 +72,8 @@ class Worker:
 
     def _run(self, job: Mapping[str, Any], ticket: Ticket, progress: Progress) -> dict[str, Any]:
         progress.preparing()
+        # RunPod gives a job that fails to nobody else.
+        self._host.wait_for_restart()
         prepared = prepare(_event(job), self._host.service, ticket)
         progress.queued(prepared.graph)
         return execute(prepared, self._host.service, on_message=progress.message).answer()

@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=30)
     parser.add_argument("--starts", type=int, default=5)
     options = parser.parse_args()
-    print(f"{options.jobs} jobs, each with {JOB_S:g} s on the GPU and a picture of 1024x1024; {60 / JOB_S:g} a minute at most")
+    print(
+        f"{options.jobs} jobs, each with {JOB_S:g} s on the GPU and a picture of 1024x1024; {60 / JOB_S:g} a minute at most"
+    )
     print("RUNPOD_CONCURRENCY   jobs/min   median latency of one job alone")
     for concurrency in (1, 2):
         rate, latency = throughput(concurrency, options.jobs)

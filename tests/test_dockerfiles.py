@@ -11,7 +11,7 @@ from pathlib import Path
 import dockerfile
 import pytest
 
-from handler import manifest
+from handler import manifest_file
 from handler.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -166,7 +166,7 @@ def test_licences_are_said() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_manifest_says_what_the_image_contains(model: str) -> None:
     """One layer for each big file: as many RUNs that fetch models as there are models."""
-    found = manifest.read(ROOT / f"workflows/manifests/{model}.yml")
+    found = manifest_file.read(ROOT / f"workflows/manifests/{model}.yml")
     settings = Settings.from_environ({"COMFY_HOME": "/opt/ComfyUI", "CMD": "python main.py"})
     paths = [one.path(settings) for one in found.models.before_start]
     runs = [one.original for one in instructions(ROOT / f"Dockerfile.{model}", "RUN") if "BAKE_MODELS" in one.original]

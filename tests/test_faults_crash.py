@@ -8,26 +8,35 @@ from pathlib import Path
 
 import pytest
 
+from handler.line import Ticket
+from handler.worker import Worker
 from tests import graphs
 from tests.conftest import wait_until
 from tests.faulty import Api, Pending, serving
 from tests.test_deferred import Receiver, hook  # noqa: F401
-from tests.test_process import comfyui_processes, environment, running
+from tests.test_process import WARMUP, comfyui_processes, environment, host, running
 
 RESTART = {"ALWAYS_RESTART_COMFYUI": "true", "COMFYUI_INFLIGHT": "2"}
 ENDS = [("SIGKILL", {}), ("end", {"code": 0}), ("SIGSTOP", {})]
 
 
+def half_done(seed: int) -> graphs.Graph:
+    """A graph that saves a picture, takes its time, and saves another one."""
+    first = {"class_type": "SaveImage", "inputs": {"filename_prefix": "F", "images": ["3", 0]}}
+    graph = graphs.sleep(0.5, seed=seed)
+    return {"3": graph["3"], "4": first, "1": graph["1"], "2": graph["2"]}
+
+
 def some_jobs(api: Api) -> list[Pending]:
-    """Two that are inside ComfyUI, and two that wait."""
-    jobs = [api.begin(prompt=graphs.sleep(0.5, seed=seed), id=f"job-{seed}") for seed in (1, 2)]
-    wait_until(lambda: api.inside() == 2)
+    """Two that are inside ComfyUI, of which one has saved something already, and two that wait."""
+    jobs = [api.begin(prompt=half_done(seed), id=f"job-{seed}") for seed in (1, 2)]
+    wait_until(lambda: api.inside() == 2 and len(list(api.home.glob("output/*/*.png"))) == 1)
     return [*jobs, *(api.begin(prompt=graphs.empty(color=seed), id=f"job-{seed}") for seed in (3, 4))]
 
 
 @pytest.mark.parametrize(("fault", "arguments"), ENDS, ids=["killed", "exits with 0", "hangs"])
 def test_jobs_survive_a_comfyui_that_ends(tmp_path: Path, fault: str, arguments: dict[str, int]) -> None:
-    with serving(tmp_path, **RESTART, COMFYUI_HANG_TIMEOUT_S="1") as api:
+    with serving(tmp_path, **RESTART, COMFYUI_HANG_TIMEOUT_S="1", WARMUP_PROMPT_FILE=str(WARMUP)) as api:
         jobs = some_jobs(api)
         first = api.comfyui_pid()
         api.inject(fault, **arguments)
@@ -36,10 +45,16 @@ def test_jobs_survive_a_comfyui_that_ends(tmp_path: Path, fault: str, arguments:
         answers = [job.result(30) for job in jobs]
         assert [answer.status_code for answer in answers] == [200] * 4
         assert [answer.json()["filenames"] for answer in answers] == [
-            [f"job-{n}_{'S' if n < 3 else 'E'}_00001_.png"] for n in (1, 2, 3, 4)
+            ["job-1_F_00001_.png", "job-1_S_00001_.png"],
+            ["job-2_F_00001_.png", "job-2_S_00001_.png"],
+            ["job-3_E_00001_.png"],
+            ["job-4_E_00001_.png"],
         ]
         assert api.status("/ready") == 200
         assert api.comfyui_pid() != first
+        log = api.server.text().rpartition("starting ComfyUI")[2]
+    # Nobody's turn came before the new ComfyUI was warm.
+    assert log.partition("warm after")[0].count(" starts\n") == 1
 
 
 def test_a_job_under_which_comfyui_ends_twice_fails(tmp_path: Path) -> None:
@@ -50,7 +65,8 @@ def test_a_job_under_which_comfyui_ends_twice_fails(tmp_path: Path) -> None:
             print(f"crash {crash}")
             api.inject("SIGKILL")
             wait_until(lambda: api.inside() == -1)
-        answer = job.result(5)
+        # At once, and not only when there is a ComfyUI again.
+        answer = job.result(3)
         assert (answer.status_code, answer.json()["code"]) == (502, "COMFYUI_CRASHED")
     assert list((tmp_path / "output").iterdir()) == []
 
@@ -109,6 +125,19 @@ def test_a_busy_comfyui_is_not_taken_for_a_hanging_one(tmp_path: Path) -> None:
     with serving(tmp_path, COMFYUI_HANG_TIMEOUT_S="20") as api:
         job = api.begin(prompt=graphs.sleep(0.5))
         wait_until(lambda: api.inside() == 1)
-        api.inject("hang", seconds=3.5)
+        api.inject("hang", seconds=4.5)
         assert job.result(20).status_code == 200
         assert api.status("/ready") == 200
+
+
+def test_a_runpod_job_that_comes_during_a_restart_waits_for_it(tmp_path: Path) -> None:
+    own = host(tmp_path, **RESTART)
+    own.start()
+    try:
+        print("injected: SIGKILL")
+        own.process.kill()
+        wait_until(lambda: not own.ready)
+        answer = Worker(own).answer({"id": "1", "input": {"prompt": graphs.empty()}}, Ticket(), lambda _: None)
+        assert len(answer["images"]) == 1
+    finally:
+        own.stop()

@@ -58,6 +58,25 @@ def test_who_came_first_is_first_even_if_it_was_prepared_last() -> None:
     assert entered == waiting
 
 
+def test_nobody_is_let_in_before_the_one_in_front_is_in_comfyui() -> None:
+    line = Line(2)
+    first, second = Ticket(), Ticket()
+    end = time.monotonic() + 20
+    entered = threading.Event()
+
+    def wait() -> None:
+        with line.turn(second, end):
+            entered.set()
+
+    with line.turn(first, end):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not entered.wait(0.1)
+        line.entered(first)
+        assert entered.wait(10)
+    thread.join(10)
+
+
 def mixed(round_: int, hook_url: str) -> list[tuple[int, dict[str, Any]]]:
     """Requests of all kinds, each with the status of its answer."""
     seeds = range(round_ * AT_ONCE, (round_ + 1) * AT_ONCE)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from emulator import deepinfra
 from emulator.app import create_app
 from handler import Settings
 from tests import graphs
@@ -36,11 +37,11 @@ def api_with(settings: Settings, **changes: Any) -> Iterator[str]:
         yield url
 
 
-def begun(url: str, **body: Any) -> socket.socket:
+def begun(url: str, path: str = "/prompt", **body: Any) -> socket.socket:
     """A request whose client can go away."""
     content = json.dumps(body)
     head = (
-        f"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     client = socket.create_connection((str(urlsplit(url).hostname), int(urlsplit(url).port or 80)))
     client.sendall((head + content).encode())
@@ -63,6 +64,18 @@ def test_a_prompt_whose_client_leaves_ends_only_if_it_is_set_to(
         leave(client)
         wait_until(lambda: remaining(comfyui) == 0)
         assert (time.monotonic() - began < 1) == cancel
+
+
+def test_a_client_of_deepinfra_s_endpoint_may_leave_as_well(
+    settings: Settings, clean: Comfyui, comfyui: Comfyui
+) -> None:
+    with api_with(settings, cancel_on_disconnect=True) as url:
+        client = begun(url, deepinfra.ROUTE, prompt="a fox", num_inference_steps=512, width=128, height=128)
+        wait_until(lambda: remaining(comfyui) == 1)
+        began = time.monotonic()
+        leave(client)
+        wait_until(lambda: remaining(comfyui) == 0)
+        assert time.monotonic() - began < 0.8
 
 
 def test_a_job_with_a_webhook_does_not_need_its_client(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handler import custom_nodes, manifest
+from handler import custom_nodes, manifest, manifest_file
 from handler.custom_nodes import Source, source
 from handler.errors import HandlerError
 from handler.models import Models
@@ -195,7 +195,7 @@ models:
   after_start:
     - {url: "https://example.com/m.ckpt", folder: loras, auth: {type: bearer, token: secret}}
 """)
-    found = manifest.read(file)
+    found = manifest_file.read(file)
     assert (found.apt, found.pip) == ([], ["numpy"])
     paths = [model.path(world.settings) for model in [*found.models.before_start, *found.models.after_start]]
     assert paths == [
@@ -225,7 +225,7 @@ models:
 )
 def test_a_bad_manifest_is_one_line_that_names_the_place(world: World, given: Any, complaint: str) -> None:
     with pytest.raises(BadSettings) as caught:
-        manifest.loaded(world.with_manifest(**given))
+        manifest_file.loaded(world.with_manifest(**given))
     assert str(caught.value).startswith(f"MANIFEST_JSON: {complaint}")
     assert "\n" not in str(caught.value)
 
@@ -238,10 +238,10 @@ def test_a_manifest_that_cannot_be_read_is_named(world: World) -> None:
         (world.manifest("{", "bad.json"), "Expecting property name"),
     ]:
         with pytest.raises(BadSettings, match=f"MANIFEST='{file}': .*{complaint}") as caught:
-            manifest.loaded(world.settings.model_copy(update={"manifest": file}))
+            manifest_file.loaded(world.settings.model_copy(update={"manifest": file}))
         assert "\n" not in str(caught.value)
-    assert manifest.loaded(world.settings) is None
-    assert manifest.loaded(world.settings.model_copy(update={"manifest": world.manifest("# nothing")}))
+    assert manifest_file.loaded(world.settings) is None
+    assert manifest_file.loaded(world.settings.model_copy(update={"manifest": world.manifest("# nothing")}))
 
 
 def test_models_are_downloaded_before_the_start_and_once(world: World, files: tuple[str, Files]) -> None:

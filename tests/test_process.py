@@ -125,6 +125,18 @@ def test_comfyui_s_log_lines_are_forwarded(tmp_path: Path, caplog: pytest.LogCap
     assert ("comfyui", "a line of the child") in [(record.name, record.getMessage()) for record in caplog.records]
 
 
+def test_comfyui_gets_none_of_our_secrets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Custom nodes see ComfyUI's environment. The hub's token is theirs as well."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "WEBHOOK_SECRET", "API_KEYS", "HF_TOKEN", "ANYTHING_ELSE"):
+        monkeypatch.setenv(name, "s3cr3t")
+    with caplog.at_level("INFO"), pytest.raises(HandlerError):
+        host(tmp_path, CMD="env").start()
+    seen = {record.getMessage().partition("=")[0] for record in caplog.records if "=s3cr3t" in record.getMessage()}
+    assert seen == {"HF_TOKEN", "ANYTHING_ELSE"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -1,6 +1,7 @@
 """Every variable has an effect: each field of Settings is read by code outside handler/settings.py."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def read(file: Path, owner: str) -> set[str]:
     return found
 
 
+@functools.cache
 def used() -> set[str]:
     sources = [file for folder in ("handler", "emulator") for file in (ROOT / folder).rglob("*.py") if file != SETTINGS]
     outside = set().union(*(read(file, "settings") for file in sources))

@@ -2,29 +2,24 @@
 
 import contextvars
 import functools
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-import requests
-
 from handler import deadline, net
 from handler.credentials import Auth, S3Auth
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, HandlerError, InputUnavailable
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
+from handler.storage.s3_object import S3Object
 from handler.storage.transfer import (
     CONNECT_TIMEOUT_S,
     FAILURES,
     IDLE_TIMEOUT_S,
     Limits,
     Version,
-    copied,
-    emptied,
-    fits,
     reason,
 )
 from handler.targets import BucketUpload, S3Upload, Upload
@@ -66,7 +61,7 @@ class S3Storage:
         client = _client(replace(self._account(auth), wait_s=wait_s))
         try:
             with deadline.within(limits.end):
-                _Object(client, bucket, key).into(file, version, limits)
+                S3Object(client, bucket, key).into(file, version, limits)
         except _failures() as exc:
             raise _translated(exc, InputUnavailable, f"{limits.name} cannot be fetched") from exc
 
@@ -146,45 +141,6 @@ class _Account:
     token: str | None = None
     guarded: bool = False
     wait_s: int = IDLE_TIMEOUT_S
-
-
-class _Object:
-    def __init__(self, client: Any, bucket: str, key: str) -> None:
-        self._client, self._where = client, {"Bucket": bucket, "Key": key}
-
-    def into(self, file: BinaryIO, version: Version | None, limits: Limits) -> None:
-        held = file.seek(0, os.SEEK_END)
-        known = version.known() if version and held else None
-        if known and self._continued(file, held, known, limits):
-            return
-        answer = self._client.get_object(**self._where)
-        emptied(file)
-        if version:
-            version.keep(answer.get("ETag"))
-        self._copy(answer, file, limits)
-
-    def _continued(self, file: BinaryIO, held: int, known: str, limits: Limits) -> bool:
-        """Fetch what is behind the first bytes. False: the object is another one than the one that was begun."""
-        head = self._client.head_object(**self._where)
-        if head.get("ETag") != known or held >= head["ContentLength"]:
-            return bool(head.get("ETag") == known and held == head["ContentLength"])
-        try:
-            answer = self._client.get_object(**self._where, Range=f"bytes={held}-", IfMatch=known)
-        except self._client.exceptions.ClientError as exc:
-            if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == requests.codes.precondition_failed:
-                return False  # it became another one just now
-            raise
-        if not fits(held, answer["ResponseMetadata"]["HTTPStatusCode"], answer.get("ContentRange")):
-            answer["Body"].close()
-            return False
-        self._copy(answer, file, limits)
-        return True
-
-    def _copy(self, answer: dict[str, Any], file: BinaryIO, limits: Limits) -> None:
-        # What the body gives here is urllib3's stream: botocore's own read waits for as many bytes as it is asked for,
-        # however slowly they come.
-        with answer["Body"] as stream:
-            copied(stream, file, limits)
 
 
 def _url(bucket: str, key: str) -> str:

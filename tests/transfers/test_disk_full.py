@@ -29,7 +29,7 @@ from tests.standin import Standin
 from tests.test_process import environment, running
 
 Post = Callable[..., requests.Response]
-Disk = Callable[[bool], None]
+Disk = Callable[..., None]
 
 
 class Outside:
@@ -46,7 +46,10 @@ class Outside:
             self.got.append(await request.json())
             return Response()
 
-        return Starlette(routes=[Route("/file", file), Route("/hook", hook, methods=["POST"])])
+        async def model(_request: Request) -> Response:
+            return Response(bytes(10_000))
+
+        return Starlette(routes=[Route("/file", file), Route("/model", model), Route("/hook", hook, methods=["POST"])])
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +77,9 @@ def server(
         wait_until(lambda: "ready at" in process.text())
         url = re.findall(r"ready at (\S+),", process.text())[0]
 
-        def full(is_full: bool) -> None:
+        def full(is_full: bool, room: int = 0) -> None:
             _, most = resource.prlimit(process.child.pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(process.child.pid, resource.RLIMIT_FSIZE, (0 if is_full else most, most))
+            resource.prlimit(process.child.pid, resource.RLIMIT_FSIZE, (room if is_full else most, most))
 
         def post(path: str, **body: Any) -> requests.Response:
             return requests.post(url + path, json=body, timeout=30)
@@ -115,8 +118,8 @@ def test_a_model_that_finds_no_room_is_said_so_and_leaves_nothing(
     post: Post, disk: Disk, outside: tuple[str, Outside], models: Path
 ) -> None:
     print("injected: no room for a model")
-    body = {"url": f"{outside[0]}/file", "model_type": "loras", "filename": "m.safetensors", "wait": True}
-    disk(True)
+    body = {"url": f"{outside[0]}/model", "model_type": "loras", "filename": "m.safetensors", "wait": True}
+    disk(True, room=5000)  # the half of it fits
     answer = post("/download", **body)
     assert (answer.status_code, answer.json()["code"]) == (507, "DISK_FULL")
     assert list((models / "loras").iterdir()) == []
