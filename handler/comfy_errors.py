@@ -1,7 +1,6 @@
 """ComfyUI's own words for what is wrong with a prompt, as errors of our tree with a sentence for the caller."""
 
 import difflib
-import graphlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +53,7 @@ def _rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought)
     node_errors = _public(answer.get("node_errors") or {})
     faults = [(node_id, error) for node_id, entry in node_errors.items() for error in entry["errors"]]
     if not faults:
-        return _without_details(answer.get("error") or {}, graph)
+        return _without_details(answer.get("error") or {})
     sentences = [_sentence(node_id, error, graph, ask, sought) for node_id, error in faults]
     node_id, error = faults[0]
     name = error["extra_info"].get("input_name")
@@ -107,30 +106,12 @@ def _public(node_errors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _without_details(error: Mapping[str, Any], graph: Graph) -> PromptRejected:
-    """The cases in which ComfyUI names no node in its table: an unknown class, no outputs, a cycle."""
+def _without_details(error: Mapping[str, Any]) -> PromptRejected:
+    """The cases in which ComfyUI names no node in its table: an unknown class, no outputs."""
     if error.get("type") == "invalid_prompt":
         node_id = str(error.get("details", "")).partition("#")[2].rstrip("'")
         return PromptRejected(f"{error['message'].rstrip('.')} (node {node_id}).", location=f"prompt.{node_id}")
-    if cycle := _cycle(graph):
-        return PromptRejected(f"The prompt has a cycle: {' → '.join(cycle)}.", location=f"prompt.{cycle[0]}")
     return PromptRejected(f"ComfyUI refused the prompt: {error.get('message') or 'it does not say why'}.")
-
-
-def _cycle(graph: Graph) -> list[str]:
-    links = {
-        node_id: {str(value[0]) for value in node["inputs"].values() if _is_link(value)}
-        for node_id, node in graph.items()
-    }
-    try:
-        graphlib.TopologicalSorter(links).prepare()
-    except graphlib.CycleError as exc:
-        return list(exc.args[1])
-    return []
-
-
-def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int))
 
 
 def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought) -> str:
@@ -152,7 +133,7 @@ def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, so
         case "required_input_missing":
             return f"{where}: {name} is missing"
         case "exception_during_inner_validation":
-            return f"{where}: {_broken_link(node, graph) or error['details']}"
+            return f"{where}: {error['details']}"
         case _:
             value = f" (given: {_short(extra['received_value'])})" if "received_value" in extra else ""
             detail = error["details"] if error["details"] != name else ""
@@ -165,14 +146,6 @@ def _hint(extra: Mapping[str, Any], known: list[str]) -> str:
         return f"; did you mean {', '.join(map(repr, near))}?"
     more = ", ..." if len(known) > _NEAREST else ""
     return f"; it has {', '.join(map(repr, known[:_NEAREST]))}{more}" if known else "; there is none to choose from"
-
-
-def _broken_link(node: Mapping[str, Any] | None, graph: Graph) -> str:
-    """Which input of a node leads nowhere: ComfyUI tells it by the text of a KeyError only."""
-    for name, value in ((node or {}).get("inputs") or {}).items():
-        if _is_link(value) and value[0] not in graph:
-            return f"{name} is linked to node {value[0]!r}, which is not in the prompt"
-    return ""
 
 
 def _short(value: Any) -> str:

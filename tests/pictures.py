@@ -25,7 +25,7 @@ def main() -> None:
         url = re.findall(r"ready at (\S+),", server.text())[0]
         answer = requests.post(f"{url}/workflow/flux/txt2img", json=REQUEST, timeout=60).json()
         (IMAGES / "salad.webp").write_bytes(base64.b64decode(answer["images"][0]))
-        browser.screenshot(f"{url}/docs", IMAGES / "docs.png", height=1230)
+        browser.screenshot(f"{url}/docs", IMAGES / "docs.png", height=1290)
 
 
 if __name__ == "__main__":
