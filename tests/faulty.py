@@ -50,6 +50,13 @@ class Api:
             return -1
         return int(answer["exec_info"]["queue_remaining"])
 
+    def taken(self) -> int:
+        """How many requests the server has taken and not finished."""
+        return int(float(re.findall(r"^comfyui_handler_queue_depth (\S+)$", self._metrics(), re.MULTILINE)[0]))
+
+    def _metrics(self) -> str:
+        return requests.get(f"{self.url}/metrics", timeout=10).text
+
     def history(self) -> dict[str, Any]:
         """Of ComfyUI, which remembers all prompts that nobody has made it forget."""
         answer: dict[str, Any] = requests.get(f"{self.comfyui}/history", timeout=5).json()

@@ -23,7 +23,7 @@ ENDS = [("SIGKILL", {}), ("end", {"code": 0}), ("SIGSTOP", {})]
 def half_done(seed: int) -> graphs.Graph:
     """A graph that saves a picture, takes its time, and saves another one."""
     first = {"class_type": "SaveImage", "inputs": {"filename_prefix": "F", "images": ["3", 0]}}
-    graph = graphs.sleep(0.5, seed=seed)
+    graph = graphs.sleep(1.2, seed=seed)
     return {"3": graph["3"], "4": first, "1": graph["1"], "2": graph["2"]}
 
 
@@ -31,7 +31,9 @@ def some_jobs(api: Api) -> list[Pending]:
     """Two that are inside ComfyUI, of which one has saved something already, and two that wait."""
     jobs = [api.begin(prompt=half_done(seed), id=f"job-{seed}") for seed in (1, 2)]
     wait_until(lambda: api.inside() == 2 and len(list(api.home.glob("output/*/*.png"))) == 1)
-    return [*jobs, *(api.begin(prompt=graphs.empty(color=seed), id=f"job-{seed}") for seed in (3, 4))]
+    jobs += [api.begin(prompt=graphs.empty(color=seed), id=f"job-{seed}") for seed in (3, 4)]
+    wait_until(lambda: api.taken() == 4)
+    return jobs
 
 
 @pytest.mark.parametrize(("fault", "arguments"), ENDS, ids=["killed", "exits with 0", "hangs"])

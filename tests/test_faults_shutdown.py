@@ -70,7 +70,7 @@ def test_within_the_grace_everything_finishes(tmp_path: Path, store: Store) -> N
         uploading = api.begin(prompt=graphs.empty(), http_upload={"url_prefix": store.url}, id="u")
         assert store.asked.wait(10)
         jobs = [api.begin(prompt=graphs.sleep(0.7, seed=1)), api.begin(prompt=graphs.empty(color=2))]
-        wait_until(lambda: api.inside() == 1)
+        wait_until(lambda: api.inside() == 1 and api.taken() == 3)
         stop(api)
         wait_until(lambda: refused(api, kept))
         assert [job.result(20).status_code for job in jobs] == [200, 200]
@@ -93,6 +93,7 @@ def test_after_the_grace_everybody_is_told(
         jobs.append(api.begin(prompt=graphs.empty(color=2)))
         assert api.post(prompt=graphs.empty(color=4), webhook_v2=hook.url, id="waiting").status_code == 202
         jobs.append(api.begin(prompt=graphs.empty(color=3), http_upload={"url_prefix": store.url}))
+        wait_until(lambda: api.taken() == 5)
         began = stop(api)
         answers = [job.result(20) for job in jobs]
         assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "SERVER_STOPPED")}

@@ -142,7 +142,7 @@ def test_a_node_that_comfyui_cannot_import_stops_the_build(world: World, git: Gi
     given = {"custom_nodes": [f"file://{tmp_path}/my-node.git"]}
     pushed(git, tmp_path / "tree/__init__.py", "x = 1")
     assert world.command(given, "--build", "--imports").returncode == 0
-    for content, reason in [("import not_there", "No module named 'not_there'"), ("raise ValueError", "ValueError")]:
+    for content, reason in [("import not_there", "No module named 'not_there'"), ("raise ValueError()", "ValueError")]:
         (world.home / "custom_nodes/my-node/__init__.py").write_text(content)
         done = world.command(given, "--imports")
         assert done.returncode == 1
