@@ -23,7 +23,7 @@ ENDS = [("SIGKILL", {}), ("end", {"code": 0}), ("SIGSTOP", {})]
 def half_done(seed: int) -> graphs.Graph:
     """A graph that saves a picture, takes its time, and saves another one."""
     first = {"class_type": "SaveImage", "inputs": {"filename_prefix": "F", "images": ["3", 0]}}
-    graph = graphs.sleep(1.2, seed=seed)
+    graph = graphs.sleep(2, seed=seed)
     return {"3": graph["3"], "4": first, "1": graph["1"], "2": graph["2"]}
 
 

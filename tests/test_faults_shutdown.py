@@ -69,8 +69,10 @@ def test_within_the_grace_everything_finishes(tmp_path: Path, store: Store) -> N
         kept.get(f"{api.url}/ready", timeout=5)
         uploading = api.begin(prompt=graphs.empty(), http_upload={"url_prefix": store.url}, id="u")
         assert store.asked.wait(10)
-        jobs = [api.begin(prompt=graphs.sleep(0.7, seed=1)), api.begin(prompt=graphs.empty(color=2))]
-        wait_until(lambda: api.inside() == 1 and api.taken() == 3)
+        jobs = [api.begin(prompt=graphs.sleep(2, seed=1))]
+        wait_until(lambda: api.inside() == 1)
+        jobs.append(api.begin(prompt=graphs.empty(color=2)))
+        wait_until(lambda: api.taken() == 3)
         stop(api)
         wait_until(lambda: refused(api, kept))
         assert [job.result(20).status_code for job in jobs] == [200, 200]
