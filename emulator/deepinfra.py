@@ -85,10 +85,9 @@ async def infer(request: Request) -> Response:
     job = await door.admit(lambda: _event(wish, seed, door.service))
 
     def shape(result: Result) -> dict[str, Any]:
-        files = [output for output in result.outputs if output.filename]
         answer = Inference(
-            images=[f"data:{file.mime_type};base64,{image}" for image, file in zip(result.images, files, strict=True)],
-            nsfw_content_detected=[False] * len(files),
+            images=[f"data:{file.mime_type};base64,{image}" for file, image in result.files],
+            nsfw_content_detected=[False] * len(result.images),
             seed=seed,
             request_id=job.request.id,
             inference_status=_status("succeeded", began),

@@ -55,6 +55,10 @@ class _Answer:
                 return result
         raise self._too_large(size, limit, delivered.errors or [])
 
+    @property
+    def _filenames(self) -> list[str]:
+        return [output.filename for output in self.done if output.filename is not None]
+
     def _delivered(self) -> _Delivered:
         job = self.job
         if job.request.upload:
@@ -70,9 +74,9 @@ class _Answer:
     def _uploaded(self, upload: Upload) -> list[str]:
         job, files = self.job, [output for output in self.done if output.filename is not None]
         try:
-            urls = delivery.uploaded(files, upload, self.service.settings, job.request.auth_for)
+            urls = delivery.uploaded(self.done, upload, self.service.settings, job.request.auth_for)
         except DeliveryError as exc:
-            names = ", ".join(str(file.filename) for file in files)
+            names = ", ".join(map(str, self._filenames))
             raise DeliveryError(
                 f"{exc.message} The outputs are kept in the output folder, in {job.attempt}: {names}."
             ) from exc
@@ -95,7 +99,7 @@ class _Answer:
             "prompt": job.graph,
             "id": job.request.id,
             "images": delivered.images,
-            "filenames": [output.filename for output in done if output.filename is not None],
+            "filenames": self._filenames,
             "outputs": [outputs.described(output, job.graph) for output in done],
             "stats": self._stats(),
             "errors": delivered.errors,
