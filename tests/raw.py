@@ -1,6 +1,7 @@
 """A server of bare sockets, for what no web server would send."""
 
 import contextlib
+import http.client
 import select
 import socket
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 Script = Callable[[socket.socket], None]
 
 # So that a test whose code waits for ever fails, and does not wait for ever.
-_LONGEST_S = 10.0
+_LONGEST_S = 60.0
 
 
 @contextlib.contextmanager
@@ -49,6 +50,13 @@ def asked(connection: socket.socket) -> bytes:
             raise ConnectionError("nothing was asked")
         head += got
     return head
+
+
+def answered(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and the body of a whole answer."""
+    with http.client.HTTPResponse(connection) as answer:
+        answer.begin()
+        return answer.status, answer.read()
 
 
 def saying(answer: bytes) -> Script:

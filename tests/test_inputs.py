@@ -222,7 +222,7 @@ def test_the_job_s_own_deadline_bounds_the_fetching(service: Service, clean: Com
     began = time.monotonic()
     error = refused(service, files + "/trickle", timeout_s=0.5)
     assert (error.code, error.location) == ("TIMEOUT", "prompt.1.inputs.image")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_nodes_whose_ids_look_alike_in_a_file_name_get_their_own_pictures(service: Service, clean: Comfyui) -> None:

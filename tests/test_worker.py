@@ -84,7 +84,7 @@ def test_a_job_that_runpod_stops_is_interrupted_and_leaves_nothing(runpod: RunPo
         began = time.monotonic()
         runpod.stops += ["running"]
         wait_until(lambda: worker.text().count("Job stopped.") == 2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert runpod.taken(1).keys() == {"last"}
         worker.child.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
@@ -102,7 +102,7 @@ def test_sigterm_reaches_the_jobs(runpod: RunPodQueue, tmp_path: Path) -> None:
         worker.child.send_signal(signal.SIGTERM)
         results = runpod.taken(2)
         assert worker.wait() == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
     assert {result["output"]["code"] for result in results.values()} == {"SERVER_STOPPED"}
     assert comfyui_processes(tmp_path) == []
     assert files(tmp_path) == []

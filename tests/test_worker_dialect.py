@@ -267,12 +267,14 @@ def test_a_job_without_memory_runs_once_more_with_memory_freed(service: Service,
     assert answer(service, failing("out of memory until freed"))["images"][0]["filename"] == "F_00001_.png"
 
 
-def test_a_job_that_never_has_enough_memory_says_so(service: Service, clean: Comfyui) -> None:
+def test_a_job_that_never_has_enough_memory_says_so(
+    service: Service, clean: Comfyui, monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = refused(service, {"workflow": failing("out of memory")})
     assert (type(error), error.code) == (OutOfMemory, "OUT_OF_MEMORY")
-    began = time.monotonic()
-    assert isinstance(refused(service, {"workflow": failing("out of memory"), "timeout_s": 0.9}), OutOfMemory)
-    assert time.monotonic() - began < 1
+    # Where there is no time for a second try there is none.
+    monkeypatch.setattr("handler.pipeline._FREE_S", 60)
+    assert isinstance(refused(service, {"workflow": failing("out of memory"), "timeout_s": 30}), OutOfMemory)
 
 
 def test_a_lost_gpu_is_told_from_a_failing_node(service: Service, clean: Comfyui) -> None:
