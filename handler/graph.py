@@ -119,6 +119,21 @@ def saves(graph: Graph, classes: NodeClasses) -> bool:
     return any((known := classes.get(name)) is None or (known.output and name != "PreviewImage") for name in used)
 
 
+def saving_files(graph: Graph) -> Graph:
+    """The graph with every SaveImageWebsocket as a SaveImage: its pictures would only go over the websocket, where they are
+    in no history, and lost when the connection breaks."""
+    return {
+        node_id: {
+            **node,
+            "class_type": "SaveImage",
+            "inputs": {"filename_prefix": _DEFAULT_PREFIX, **node["inputs"]},
+        }
+        if node["class_type"] == "SaveImageWebsocket"
+        else node
+        for node_id, node in graph.items()
+    }
+
+
 def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | None, keep: bool) -> Graph:
     """The graph with every output node saving under `folder`, in files whose names begin with `stem`.
 

@@ -156,6 +156,7 @@ def _expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Gr
 
 def _rewritten(prompt: Graph, request: Request, attempt: str, deadline: float, service: Service) -> tuple[Graph, Hold]:
     """The graph with its models and inputs fetched and its outputs in the job's own folder; and the hold on the models."""
+    prompt = graph.saving_files(prompt)
     classes = service.comfy.classes(prompt)
     # worker-comfyui runs what only shows previews, and says that there were no images.
     if not isinstance(request, WorkerRequest) and not graph.saves(prompt, classes):

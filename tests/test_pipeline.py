@@ -160,6 +160,17 @@ def test_a_prefix_cannot_leave_the_job_s_folder(service: Service, clean: Comfyui
     assert len(answer["images"]) == 1
 
 
+def test_pictures_for_the_websocket_are_saved(service: Service, clean: Comfyui) -> None:
+    """They are in no history: they were lost, and the answer was empty."""
+    prompt = graphs.empty()
+    prompt["2"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    answer = asked(service, prompt, id="ws")
+    assert answer["filenames"] == ["ws_ComfyUI_00001_.png"]
+    assert answer["outputs"][0]["class_type"] == answer["prompt"]["2"]["class_type"] == "SaveImage"
+    assert graphs.opened(answer["images"][0]).size == (64, 64)
+    assert prompt["2"]["class_type"] == "SaveImageWebsocket"
+
+
 def test_previews_are_no_outputs(service: Service, clean: Comfyui) -> None:
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
     answer = asked(service, {**graphs.empty(), "3": preview})
