@@ -16,6 +16,9 @@ from handler import Service, Settings
 from tests.live import served, stand_in
 
 
+os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+
 @dataclass(frozen=True)
 class Comfyui:
     """A running ComfyUI: the stand-in, or the one that COMFYUI_URL names, with its folders in COMFY_HOME."""
