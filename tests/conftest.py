@@ -15,7 +15,6 @@ from emulator.app import create_app
 from handler import Service, Settings
 from tests.live import served, stand_in
 
-
 os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
