@@ -80,7 +80,8 @@ class Watch:
                 for _, copy in self._bound:
                     copy.close()
                 self._bound.clear()
-            if self._late:
+            # The timer may be a moment behind the clock.
+            if self._late or time.monotonic() >= self.end:
                 raise TimeoutError
 
     def add(self, connection: Connection, sock: socket.socket) -> None:

@@ -45,11 +45,17 @@ def test_at_the_queue_depth_it_is_not_ready_but_takes_prompts(settings: Settings
     with served(create_app(settings.model_copy(update={"max_queue_depth": 1}))) as url:
         wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            body = {"prompt": graphs.sleep(0.6, seed=11)}
-            running = [pool.submit(requests.post, f"{url}/prompt", json=body, timeout=20) for _ in range(2)]
+            body = {"prompt": graphs.sleep(30), "id": "long"}
+            running = [pool.submit(requests.post, f"{url}/prompt", json=body, timeout=40) for _ in range(2)]
             wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 503)
             assert requests.get(f"{url}/health", timeout=5).status_code == 200
-        assert [future.result().status_code for future in running] == [200, 200]
+
+            def over() -> bool:
+                requests.post(f"{url}/interrupt", json={"id": "long"}, timeout=5)
+                return all(job.done() for job in running)
+
+            wait_until(over)
+        assert [future.result().status_code for future in running] == [499, 499]
         assert requests.get(f"{url}/ready", timeout=5).status_code == 200
 
 
@@ -84,13 +90,15 @@ def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Co
     with served(create_app(settings.model_copy(update={"queue_limit": 1}))) as url:
         wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            running = pool.submit(requests.post, f"{url}/prompt", json={"prompt": graphs.sleep(0.6)}, timeout=20)
+            long = {"prompt": graphs.sleep(30), "id": "long"}
+            running = pool.submit(requests.post, f"{url}/prompt", json=long, timeout=40)
             wait_until(lambda: requests.get(queue, timeout=5).json() == {"exec_info": {"queue_remaining": 1}})
             body = {"prompt": graphs.empty()}
             refused = requests.post(f"{url}/prompt", json=body, timeout=20)
             assert (refused.status_code, refused.json()["code"]) == (429, "QUEUE_FULL")
             assert refused.headers["retry-after"] == "5"
-            assert running.result().status_code == 200
+            requests.post(f"{url}/interrupt", json={"id": "long"}, timeout=5)
+            assert running.result().status_code == 499
         assert requests.post(f"{url}/prompt", json=body, timeout=20).status_code == 200
 
 

@@ -18,7 +18,7 @@ from handler.errors import BadRequest, DeliveryError, GpuLost, OutOfMemory, Resu
 from handler.pipeline import run
 from handler.settings import BadSettings
 from tests import graphs
-from tests.conftest import Comfyui, wait_until
+from tests.conftest import Comfyui
 
 RECORDED = Path(__file__).parent / "recordings" / "runpod" / "request.json"
 
@@ -93,12 +93,13 @@ def test_the_key_for_api_nodes_reaches_comfyui_and_nobody_else(
     for given, key in (({}, "the-workers-key"), ({"comfy_org_api_key": "the-callers-key"}, "the-callers-key")):
 
         def ask(given: Any = given) -> None:
-            answers.append(answer(keyed, graphs.sleep(0.5, seed=len(given) + 500), **given))
+            answers.append(answer(keyed, graphs.sleep(1, seed=len(given) + 500), **given))
 
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_until(lambda: bool(queue(comfyui)))
-        assert queue(comfyui)[0][3]["api_key_comfy_org"] == key
+        while not (running := queue(comfyui)) and thread.is_alive():
+            time.sleep(0.02)
+        assert running[0][3]["api_key_comfy_org"] == key
         thread.join(20)
     assert "key" not in json.dumps(answers)
 
