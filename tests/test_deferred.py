@@ -1,6 +1,5 @@
 """Jobs whose caller does not wait: 202 first, then exactly one terminal webhook, through the HTTP door."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,51 +8,19 @@ from typing import Any
 import pytest
 import requests
 from standardwebhooks import Webhook
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from emulator.app import create_app
 from handler import Settings
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
 from tests.live import served
+from tests.receivers import Receiver
+
+pytest_plugins = ["tests.receiver_fixtures"]
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 Post = Callable[..., requests.Response]
-
-
-class Receiver:
-    """A webhook receiver that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes, dict[str, Any]]] = []
-        self.url = ""
-
-    def app(self) -> Starlette:
-        async def receive(request: Request) -> Response:
-            body = await request.body()
-            self.got.append((dict(request.headers), body, await request.json()))
-            return Response()
-
-        return Starlette(routes=[Route("/hook", receive, methods=["POST"])])
-
-    def bodies(self, count: int) -> list[dict[str, Any]]:
-        """So many deliveries; and no more come within a moment."""
-        wait_until(lambda: len(self.got) >= count)
-        threading.Event().wait(0.1)
-        assert len(self.got) == count
-        return [body for _, _, body in self.got]
-
-
-@pytest.fixture
-def hook() -> Iterator[Receiver]:
-    receiver = Receiver()
-    with served(receiver.app()) as url:
-        receiver.url = f"{url}/hook"
-        yield receiver
 
 
 @pytest.fixture
@@ -93,8 +60,8 @@ def test_a_standard_webhook_gets_everything_signed(post: Post, hook: Receiver, c
     assert body["filenames"] == ["v_Flux_00001_.png"]
     assert body["input"]["width"] == 256
     assert {"timestamp", "prompt", "images", "outputs", "stats"} < body.keys()
-    headers, raw, _ = hook.got[0]
-    assert Webhook(SECRET).verify(raw, headers)
+    got = hook.got[0]
+    assert Webhook(SECRET).verify(got.body, got.headers)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +114,7 @@ def test_credentials_are_in_no_answer_and_no_webhook(post: Post, hook: Receiver,
     secret = {"url_pattern": "https://x/**", "auth": {"type": "bearer", "token": "s3cr3t-t0ken"}}
     answer = post(prompt=graphs.empty(), webhook=hook.url, webhook_v2=hook.url, credentials=[secret])
     hook.bodies(2)
-    assert b"s3cr3t" not in answer.content + b"".join(raw for _, raw, _ in hook.got)
+    assert b"s3cr3t" not in answer.content + b"".join(got.body for got in hook.got)
 
 
 def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyui, tmp_path: Path) -> None:

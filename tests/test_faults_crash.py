@@ -13,8 +13,10 @@ from handler.worker import Worker
 from tests import graphs
 from tests.conftest import wait_until
 from tests.faulty import Api, Pending, serving
-from tests.test_deferred import Receiver, hook  # noqa: F401
+from tests.receivers import Receiver
 from tests.test_process import WARMUP, comfyui_processes, environment, host, running
+
+pytest_plugins = ["tests.receiver_fixtures"]
 
 RESTART = {"ALWAYS_RESTART_COMFYUI": "true", "COMFYUI_INFLIGHT": "2"}
 ENDS = [("SIGKILL", {}), ("end", {"code": 0}), ("SIGSTOP", {})]
@@ -93,7 +95,7 @@ def test_a_job_that_waits_for_a_restart_keeps_its_deadline(tmp_path: Path) -> No
 )
 def test_without_a_restart_the_jobs_are_told_and_the_server_ends(
     tmp_path: Path,
-    hook: Receiver,  # noqa: F811
+    hook: Receiver,
     fault: str,
     arguments: dict[str, int],
     code: int,

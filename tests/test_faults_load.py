@@ -11,8 +11,10 @@ from handler.line import Line, Ticket
 from tests import graphs
 from tests.crowd import crowd
 from tests.faulty import Api, serving
-from tests.test_deferred import Receiver, hook  # noqa: F401
+from tests.receivers import Receiver
 from tests.watched import Sample, Watcher, sample, slope
+
+pytest_plugins = ["tests.receiver_fixtures"]
 
 # Requests that are prepared at the same time may be ready in any order.
 PREPARED_AT_ONCE = 12
@@ -107,7 +109,7 @@ def held(api: Api) -> tuple[Sample, int]:
 @pytest.mark.parametrize("jobs", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_nothing_grows_with_the_number_of_jobs(
     tmp_path: Path,
-    hook: Receiver,  # noqa: F811
+    hook: Receiver,
     jobs: int,
 ) -> None:
     with serving(tmp_path) as api:

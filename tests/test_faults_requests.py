@@ -19,8 +19,10 @@ from handler import Settings
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
 from tests.live import served, stand_in
-from tests.test_deferred import Receiver, hook  # noqa: F401
+from tests.receivers import Receiver
 from tests.test_interrupt import remaining
+
+pytest_plugins = ["tests.receiver_fixtures"]
 
 Api = Callable[..., requests.Response]
 
@@ -79,11 +81,7 @@ def test_a_client_of_deepinfra_s_endpoint_may_leave_as_well(tmp_path: Path) -> N
             wait_until(lambda: remaining(slow) == 0)
 
 
-def test_a_job_with_a_webhook_does_not_need_its_client(
-    settings: Settings,
-    clean: Comfyui,
-    hook: Receiver,  # noqa: F811
-) -> None:
+def test_a_job_with_a_webhook_does_not_need_its_client(settings: Settings, clean: Comfyui, hook: Receiver) -> None:
     with api_with(settings, cancel_on_disconnect=True) as url:
         leave(begun(url, prompt=graphs.sleep(0.3), webhook_v2=hook.url))
         (body,) = hook.bodies(1)

@@ -17,8 +17,10 @@ from tests import graphs
 from tests.conftest import wait_until
 from tests.faulty import Api, serving
 from tests.live import served, stand_in
-from tests.test_deferred import Receiver, hook  # noqa: F401
+from tests.receivers import Receiver
 from tests.test_process import Server, comfyui_processes, environment, running
+
+pytest_plugins = ["tests.receiver_fixtures"]
 
 
 class Store:
@@ -81,11 +83,7 @@ def test_within_the_grace_everything_finishes(tmp_path: Path, store: Store) -> N
         assert api.server.wait() == 0
 
 
-def test_after_the_grace_everybody_is_told(
-    tmp_path: Path,
-    store: Store,
-    hook: Receiver,  # noqa: F811
-) -> None:
+def test_after_the_grace_everybody_is_told(tmp_path: Path, store: Store, hook: Receiver) -> None:
     with serving(tmp_path, COMFYUI_INFLIGHT="1", SHUTDOWN_GRACE_S="0.3") as api:
         upload = {"url_prefix": store.url, "async": True}
         assert api.post(prompt=graphs.empty(), http_upload=upload, webhook_v2=hook.url, id="up").status_code == 202

@@ -1,120 +1,22 @@
 """Webhooks through an outbox to live receivers."""
 
-import asyncio
-import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from standardwebhooks import Webhook
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from emulator.listener import listening
-from handler.outbox import Delivery, Outbox
+from handler.outbox import Outbox
 from handler.settings import BadSettings, Settings
 from tests.conftest import wait_until
-from tests.live import served
+from tests.receivers import SECRET, SILENT, Open, Receiver, Spooled, numbers, webhook
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-SILENT = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Got:
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.body)
-
-
-class Receiver:
-    """Keeps what it gets. `answers` are the statuses of the next answers; SILENT is none at all. Then 200."""
-
-    def __init__(self) -> None:
-        self.got: list[Got] = []
-        self.answers: list[int] = []
-        self.url = ""
-
-    def app(self) -> Starlette:
-        async def receive(request: Request) -> Response:
-            self.got.append(Got(request.url.path, dict(request.headers), await request.body()))
-            status = self.answers.pop(0) if self.answers else 200
-            while status == SILENT and not await request.is_disconnected():
-                await asyncio.sleep(0.01)
-            return Response(status_code=status or 200, headers={"location": "/elsewhere"} if status == 302 else None)
-
-        return Starlette(routes=[Route("/{path:path}", receive, methods=["POST"])])
-
-
-Open = Callable[..., Outbox]
-
-
-@contextmanager
-def outboxes(folder: Path) -> Iterator[Open]:
-    """Makes outboxes that share a folder, and stops them."""
-    with ExitStack() as stack:
-
-        def make(
-            *, start: bool = True, private: bool = True, secret: str = SECRET, tries: int = 3, **options: Any
-        ) -> Outbox:
-            environ = {"CACHE_DIR": str(folder), "ALLOW_PRIVATE_URLS": str(private), "WEBHOOK_SECRET": secret}
-            environ["PROMPT_WEBHOOK_RETRIES"] = str(tries)
-            outbox = Outbox(Settings.from_environ(environ), **{"backoff_s": 0.01, **options})
-            stack.callback(outbox.stop, 0)
-            if start:
-                outbox.start()
-            return outbox
-
-        yield make
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    with outboxes(tmp_path) as make:
-        yield make
-
-
-Spooled = Callable[[], list[Path]]
-
-
-@pytest.fixture
-def spooled(tmp_path: Path) -> Spooled:
-    """The webhooks on the disk."""
-    return lambda: sorted((tmp_path / "webhooks").glob("*.delivery"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Receiver]:
-    made = Receiver()
-    with served(made.app()) as url:
-        made.url = f"{url}/hook"
-        yield made
-
-
-@pytest.fixture
-def receiver(server: Receiver) -> Receiver:
-    server.got, server.answers = [], []
-    return server
-
-
-def webhook(url: str, number: int = 0, *, webhook_id: str = "job-1", standard: bool = True) -> Delivery:
-    return Delivery(url, webhook_id, orjson.dumps({"id": webhook_id, "number": number}), standard)
-
-
-def numbers(receiver: Receiver) -> list[int]:
-    return [got.json["number"] for got in receiver.got]
+pytest_plugins = ["tests.receiver_fixtures"]
 
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_"), "testsecret", "dGVzdHNlY3JldA=="])
@@ -216,19 +118,17 @@ def test_what_failed_is_tried_again_later(opened: Open, receiver: Receiver, spoo
     wait_until(lambda: len(receiver.got) == 8 and not spooled())
 
 
-def test_a_silent_receiver_is_given_up_and_holds_up_nobody(opened: Open, receiver: Receiver) -> None:
-    silent = Receiver()
-    silent.answers = [SILENT, SILENT, SILENT]
+def test_a_silent_receiver_is_given_up_and_holds_up_nobody(opened: Open, receiver: Receiver, hook: Receiver) -> None:
+    hook.answers = [SILENT, SILENT, SILENT]
     outbox = opened(timeout_s=(1, 0.3))
-    with served(silent.app()) as url:
-        for number in range(20):
-            outbox.send(webhook(url, number))
-        wait_until(lambda: bool(silent.got))
-        outbox.send(webhook(receiver.url))
-        wait_until(lambda: bool(receiver.got))
-        assert len(silent.got) < 22
-        wait_until(lambda: len(silent.got) == 22)
-    assert numbers(silent)[:3] == [0, 0, 0]
+    for number in range(20):
+        outbox.send(webhook(hook.url, number))
+    wait_until(lambda: bool(hook.got))
+    outbox.send(webhook(receiver.url))
+    wait_until(lambda: bool(receiver.got))
+    assert len(hook.got) < 22
+    wait_until(lambda: len(hook.got) == 22)
+    assert numbers(hook)[:3] == [0, 0, 0]
 
 
 def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, spooled: Spooled) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -12,34 +11,9 @@ import pytest
 
 from handler.outbox import Delivery
 from tests.conftest import wait_until
-from tests.live import served
-from tests.test_outbox import Open, Receiver, Spooled, numbers, outboxes, webhook
+from tests.receivers import Open, Receiver, Spooled, numbers, webhook
 
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    with outboxes(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def spooled(tmp_path: Path) -> Spooled:
-    """The webhooks on the disk."""
-    return lambda: sorted((tmp_path / "webhooks").glob("*.delivery"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Receiver]:
-    made = Receiver()
-    with served(made.app()) as url:
-        made.url = f"{url}/hook"
-        yield made
-
-
-@pytest.fixture
-def receiver(server: Receiver) -> Receiver:
-    server.got, server.answers = [], []
-    return server
+pytest_plugins = ["tests.receiver_fixtures"]
 
 
 def test_outboxes_that_share_a_folder_send_everything_once(opened: Open, receiver: Receiver, spooled: Spooled) -> None:

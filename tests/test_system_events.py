@@ -1,7 +1,6 @@
 """The operator's webhook: ComfyUI's messages and storage events."""
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -15,25 +14,12 @@ from handler.settings import BadSettings, Settings
 from handler.system_events import SystemEvents
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.test_outbox import SILENT, Receiver
+from tests.receivers import SILENT, Receiver
+
+pytest_plugins = ["tests.receiver_fixtures"]
 
 ALL = {"SYSTEM_WEBHOOK_EVENTS": "all", "WEBHOOK_SECRET": "testsecret"}
 PROMPT_ID, FOLDER = "0b9c6c0e-55e4-4a4b-9b52-2a0a5a9f3c11", "66d2c1a8e0f94b17"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Receiver]:
-    made = Receiver()
-    with served(made.app()) as url:
-        made.url = f"{url}/sys"
-        yield made
-
-
-@pytest.fixture
-def receiver(server: Receiver) -> Receiver:
-    server.got, server.answers = [], []
-    return server
 
 
 def events(receiver: Receiver, environ: dict[str, str] = ALL, **options: Any) -> SystemEvents:
