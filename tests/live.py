@@ -17,7 +17,8 @@ from tests.standin import Standin
 def served(app: Starlette, **options: Any) -> Iterator[str]:
     """Serve an app on loopback, with uvicorn's options; gives its URL."""
     listener = listening("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5, **options))
+    options = {"timeout_graceful_shutdown": 5, "timeout_keep_alive": 75, **options}
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -9,15 +9,18 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from handler import HandlerError, Host, Settings
 from tests import graphs
-from tests.conftest import wait_until
+from tests.conftest import Comfyui, wait_until
+from tests.raw import answered
 
 ROOT = Path(__file__).parent.parent
 WARMUP = ROOT / "workflows" / "warmup" / "flux-schnell.json"
@@ -178,6 +181,17 @@ def test_the_http_api_starts_answers_and_ends_on_sigterm(tmp_path: Path) -> None
         assert server.wait() == 0
         assert "Traceback" not in server.text()
     assert comfyui_processes(tmp_path) == []
+
+
+def test_an_idle_connection_is_kept_as_long_as_load_balancers_keep_it(tmp_path: Path, comfyui: Comfyui) -> None:
+    with running("emulator", environment(tmp_path, COMFYUI_URL=comfyui.url)) as server:
+        wait_until(lambda: "curl -s" in server.text())
+        url = urlsplit(re.findall(r"ready at (\S+),", server.text())[0])
+        with socket.create_connection((str(url.hostname), int(url.port or 0)), timeout=10) as kept:
+            for pause_s in (0, 7):  # uvicorn's own limit is 5
+                time.sleep(pause_s)
+                kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert answered(kept)[0] == 200
 
 
 @pytest.mark.parametrize(
