@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 VERSION = "3"
 ACCOUNT = "devstoreaccount1"
 # The well-known key of the emulator's account.
@@ -22,9 +24,7 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 def azurite(folder: Path) -> Iterator[str]:
     """A running azurite; gives the account's blob endpoint. Skips where it cannot be had, except in CI."""
     program = _program()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = (folder / "log").open("wb")
     # Of node and not of the shell's wrapper, so that the process that is stopped is azurite itself.
     process = subprocess.Popen(

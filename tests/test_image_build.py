@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import requests
 from tests import image_supplies
 from tests.conftest import wait_until
 from tests.manifest_world import ROOT
+from tests.ports import free_port
 from tests.test_dockerfiles import SHARED_END
 
 pytestmark = [
@@ -129,12 +129,6 @@ def image(buildah: Buildah) -> Buildah:
 @pytest.fixture(scope="module")
 def container(image: Buildah) -> str:
     return image("from", "built")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def command(buildah: Buildah, container: str, *words: str, **environ: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from emulator.listener import listening
 from handler.outbox import Outbox
 from handler.settings import BadSettings, Settings
 from tests.conftest import wait_until
+from tests.ports import free_port
 from tests.receivers import SECRET, SILENT, Open, Receiver, Spooled, numbers, webhook
 
 pytest_plugins = ["tests.receiver_fixtures"]
@@ -132,8 +131,7 @@ def test_a_silent_receiver_is_given_up_and_holds_up_nobody(opened: Open, receive
 
 
 def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, spooled: Spooled) -> None:
-    with closing(listening("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
+    port = free_port()
     first = opened()
     first.send(webhook(f"http://127.0.0.1:{port}/hook"))
     wait_until(lambda: not first._busy and not first._lanes)

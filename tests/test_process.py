@@ -20,15 +20,11 @@ import requests
 from handler import HandlerError, Host, Settings
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
+from tests.ports import free_port
 from tests.raw import answered
 
 ROOT = Path(__file__).parent.parent
 WARMUP = ROOT / "workflows" / "warmup" / "flux-schnell.json"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:

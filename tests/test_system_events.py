@@ -1,19 +1,18 @@
 """The operator's webhook: ComfyUI's messages and storage events."""
 
 import time
-from contextlib import closing
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
-from emulator.listener import listening
 from handler.comfy import Comfy
 from handler.line import Ticket
 from handler.settings import BadSettings, Settings
 from handler.system_events import SystemEvents
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
+from tests.ports import free_port
 from tests.receivers import SILENT, Receiver
 
 pytest_plugins = ["tests.receiver_fixtures"]
@@ -158,9 +157,8 @@ def test_what_is_no_json_is_dropped_and_the_rest_goes_on(receiver: Receiver, cap
 
 
 def test_nobody_listening_is_no_trouble() -> None:
-    with closing(listening("127.0.0.1", 0)) as reserved:
-        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/sys"
-    sender = SystemEvents(Settings.from_environ({"SYSTEM_WEBHOOK_URL": url, **ALL}), pause_s=0.01)
+    environ = {"SYSTEM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/sys", **ALL}
+    sender = SystemEvents(Settings.from_environ(environ), pause_s=0.01)
     sender.start()
     sender.emit("file_deleted", {})
     sender.stop(10)

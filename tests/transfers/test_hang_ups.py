@@ -3,19 +3,18 @@
 import re
 import signal
 import socket
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import requests
 
-from emulator.listener import listening
 from handler import Settings
 from handler.delivery import uploaded
 from handler.outputs import Output
 from handler.targets import HttpUpload, S3Upload
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
+from tests.ports import free_port
 from tests.raw import asked, scripted
 from tests.test_process import Server, environment, running
 
@@ -69,8 +68,7 @@ def env(comfyui: Comfyui, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def port() -> int:
     """One that nobody listens at yet."""
-    with closing(listening("127.0.0.1", 0)) as reserved:
-        return int(reserved.getsockname()[1])
+    return free_port()
 
 
 def address(server: Server) -> str:
