@@ -31,7 +31,7 @@ class Comfyui:
         return {path.relative_to(self.home).as_posix() for path in found}
 
     def history(self) -> dict[str, Any]:
-        answer: dict[str, Any] = requests.get(f"{self.url}/history", timeout=10).json()
+        answer: dict[str, Any] = requests.get(f"{self.url}/history", timeout=30).json()
         return answer
 
 

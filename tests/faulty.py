@@ -40,7 +40,7 @@ class Api:
         return self.pool.submit(self.post, **body)
 
     def status(self, path: str) -> int:
-        return requests.get(self.url + path, timeout=10).status_code
+        return requests.get(self.url + path, timeout=30).status_code
 
     def inside(self) -> int:
         """How many prompts ComfyUI has."""
@@ -55,11 +55,11 @@ class Api:
         return int(float(re.findall(r"^comfyui_handler_queue_depth (\S+)$", self._metrics(), re.MULTILINE)[0]))
 
     def _metrics(self) -> str:
-        return requests.get(f"{self.url}/metrics", timeout=10).text
+        return requests.get(f"{self.url}/metrics", timeout=30).text
 
     def history(self) -> dict[str, Any]:
         """Of ComfyUI, which remembers all prompts that nobody has made it forget."""
-        answer: dict[str, Any] = requests.get(f"{self.comfyui}/history", timeout=5).json()
+        answer: dict[str, Any] = requests.get(f"{self.comfyui}/history", timeout=30).json()
         return answer
 
     def comfyui_pid(self) -> int:

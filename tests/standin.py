@@ -69,7 +69,7 @@ class Standin:
         """End the process as a container does; returns its exit status."""
         self.http.close()
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(timeout=10)
+        status = self.process.wait(timeout=30)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return status

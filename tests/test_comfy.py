@@ -112,7 +112,7 @@ def test_a_deadline_interrupts_the_prompt(service: Service, clean: Comfyui, comf
 
 
 def _queue_remaining(comfyui: Comfyui) -> int:
-    return int(requests.get(f"{comfyui.url}/prompt", timeout=5).json()["exec_info"]["queue_remaining"])
+    return int(requests.get(f"{comfyui.url}/prompt", timeout=30).json()["exec_info"]["queue_remaining"])
 
 
 def test_a_deadline_counts_the_waiting(service: Service, clean: Comfyui) -> None:
@@ -198,7 +198,7 @@ def test_no_more_prompts_than_allowed_are_inside_comfyui(service: Service, clean
 
 def test_a_dropped_websocket_loses_nothing(service: Service, clean: Comfyui, comfyui: Comfyui) -> None:
     """The reference's every later request hangs after one drop."""
-    if requests.post(f"{comfyui.url}/emulator/drop_sockets", timeout=5).status_code != 200:
+    if requests.post(f"{comfyui.url}/emulator/drop_sockets", timeout=30).status_code != 200:
         pytest.skip("a real ComfyUI does not drop its sockets on demand")
     job = prepare({"input": {"prompt": graphs.sleep(0.7)}}, service)
     dropped = threading.Event()
@@ -206,7 +206,7 @@ def test_a_dropped_websocket_loses_nothing(service: Service, clean: Comfyui, com
     def drop(message: Any) -> None:
         if message["type"] == "executing" and not dropped.is_set():
             dropped.set()
-            requests.post(f"{comfyui.url}/emulator/drop_sockets", timeout=5)
+            requests.post(f"{comfyui.url}/emulator/drop_sockets", timeout=30)
 
     began = time.monotonic()
     assert len(execute(job, service, on_message=drop).images) == 1
@@ -221,7 +221,7 @@ def test_a_prompt_that_somebody_removes_from_the_queue_ends(service: Service, cl
         assert inside.began.wait(30)
         with _Running(service, second) as waiting:
             wait_until(lambda: _queue_remaining(comfyui) == 2)
-            requests.post(f"{comfyui.url}/queue", json={"delete": [second.ticket.prompt_id]}, timeout=5)
+            requests.post(f"{comfyui.url}/queue", json={"delete": [second.ticket.prompt_id]}, timeout=30)
             assert isinstance(waiting.error(), PromptInterrupted)
         service.comfy.interrupt(first.ticket)
         inside.error()

@@ -212,7 +212,7 @@ def test_unvalidated_nodes_do_not_hurt_the_worker(standin: Standin) -> None:
 
 def test_a_socket_of_another_origin_is_refused(standin: Standin) -> None:
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        websocket.create_connection(standin.url.replace("http", "ws") + "/ws", origin="http://evil.example", timeout=5)
+        websocket.create_connection(standin.url.replace("http", "ws") + "/ws", origin="http://evil.example", timeout=30)
 
     assert refused.value.status_code == 403
 

@@ -28,7 +28,7 @@ def post(settings: Settings, comfyui: Comfyui, tmp_path: Path) -> Iterator[Post]
     environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
     own = Settings.from_environ({**environ, "CACHE_DIR": str(tmp_path / "cache"), "WEBHOOK_SECRET": SECRET})
     with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
 
         def call(path: str = "/prompt", **body: Any) -> requests.Response:
             return requests.post(url + path, json=body, timeout=30)
@@ -122,10 +122,12 @@ def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyu
     own = Settings.from_environ({**environ, "CACHE_DIR": str(tmp_path), "SHUTDOWN_GRACE_S": "0.2"})
     began = time.monotonic()
     with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         body = {"prompt": graphs.sleep(60), "webhook_v2": hook.url, "id": "cut"}
-        assert requests.post(f"{url}/prompt", json=body, timeout=10).status_code == 202
-        wait_until(lambda: requests.get(f"{comfyui.url}/prompt", timeout=5).json()["exec_info"]["queue_remaining"] == 1)
+        assert requests.post(f"{url}/prompt", json=body, timeout=30).status_code == 202
+        wait_until(
+            lambda: requests.get(f"{comfyui.url}/prompt", timeout=30).json()["exec_info"]["queue_remaining"] == 1
+        )
     (body,) = hook.bodies(1)
     assert (body["type"], body["id"], body["code"]) == ("prompt.failed", "cut", "SERVER_STOPPED")
     assert time.monotonic() - began < 15

@@ -36,7 +36,7 @@ def pool() -> Iterator[concurrent.futures.Executor]:
 @contextlib.contextmanager
 def api_with(settings: Settings, **changes: Any) -> Iterator[str]:
     with served(create_app(settings.model_copy(update=changes))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         yield url
 
 

@@ -58,8 +58,8 @@ def stop(api: Api) -> float:
 def refused(api: Api, kept: requests.Session) -> bool:
     """New work: on a connection that is still open, and on a new one."""
     try:
-        if kept.get(f"{api.url}/ready", timeout=5).status_code == 503:
-            assert kept.post(f"{api.url}/prompt", json={"prompt": graphs.empty()}, timeout=5).status_code == 503
+        if kept.get(f"{api.url}/ready", timeout=30).status_code == 503:
+            assert kept.post(f"{api.url}/prompt", json={"prompt": graphs.empty()}, timeout=30).status_code == 503
             return True
     except requests.ConnectionError:
         return True
@@ -68,7 +68,7 @@ def refused(api: Api, kept: requests.Session) -> bool:
 
 def test_within_the_grace_everything_finishes(tmp_path: Path, store: Store) -> None:
     with serving(tmp_path, COMFYUI_INFLIGHT="1", SHUTDOWN_GRACE_S="20") as api, requests.Session() as kept:
-        kept.get(f"{api.url}/ready", timeout=5)
+        kept.get(f"{api.url}/ready", timeout=30)
         uploading = api.begin(prompt=graphs.empty(), http_upload={"url_prefix": store.url}, id="u")
         assert store.asked.wait(30)
         jobs = [api.begin(prompt=graphs.sleep(2, seed=1))]
@@ -157,4 +157,4 @@ def test_a_foreign_comfyui_is_used_and_left_alone(tmp_path: Path) -> None:
             assert "is used; none is started" in server.text()
             server.child.terminate()
             assert server.wait() == 0
-        assert requests.get(f"{url}/system_stats", timeout=5).ok
+        assert requests.get(f"{url}/system_stats", timeout=30).ok

@@ -27,7 +27,7 @@ def pool() -> Any:
 
 
 def remaining(comfyui: Comfyui) -> int:
-    return int(requests.get(f"{comfyui.url}/prompt", timeout=5).json()["exec_info"]["queue_remaining"])
+    return int(requests.get(f"{comfyui.url}/prompt", timeout=30).json()["exec_info"]["queue_remaining"])
 
 
 def interrupt(api: Api, request_id: Any) -> tuple[int, Any]:

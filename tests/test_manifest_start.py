@@ -37,7 +37,7 @@ def test_its_models_are_there(tmp_path: Path, files: str, when: str) -> None:
     with running("emulator", env) as server:
         wait_until(lambda: "ready at" in server.text())
         url = re.findall(r"ready at (\S+),", server.text())[0]
-        wait_until(lambda: "mine.safetensors" in requests.get(f"{url}/models", timeout=10).json()["checkpoints"])
+        wait_until(lambda: "mine.safetensors" in requests.get(f"{url}/models", timeout=30).json()["checkpoints"])
     assert (tmp_path / "models/checkpoints/mine.safetensors").read_bytes() == b"weights"
 
 
@@ -56,7 +56,7 @@ def test_a_model_that_cannot_be_had_after_the_start_is_an_error_in_the_log(tmp_p
         wait_until(lambda: "answered 404" in server.text())
         wait_until(lambda: "ready at" in server.text())
         url = re.findall(r"ready at (\S+),", server.text())[0]
-        assert requests.get(f"{url}/ready", timeout=5).status_code == 200
+        assert requests.get(f"{url}/ready", timeout=30).status_code == 200
 
 
 def test_a_manifest_that_is_none_stops_the_start_with_one_line(tmp_path: Path) -> None:
@@ -76,5 +76,5 @@ def test_a_model_that_a_volume_holds_is_not_fetched(tmp_path: Path, files: str) 
         wait_until(lambda: "ready at" in server.text())
         assert f"is not fetched: a volume has {kept}" in server.text()
         url = re.findall(r"ready at (\S+),", server.text())[0]
-        assert "mine.safetensors" in requests.get(f"{url}/models", timeout=10).json()["checkpoints"]
+        assert "mine.safetensors" in requests.get(f"{url}/models", timeout=30).json()["checkpoints"]
     assert not (tmp_path / "models/checkpoints/mine.safetensors").exists()

@@ -169,7 +169,7 @@ def test_the_http_api_starts_answers_and_ends_on_sigterm(tmp_path: Path) -> None
         url = re.findall(r"ready at (\S+),", server.text())[0]
         assert f"{url}/docs" in server.text()
         for address in (url, url.replace("localhost", "127.0.0.1"), url.replace("localhost", "[::1]")):
-            assert requests.get(f"{address}/ready", timeout=5).status_code == 200
+            assert requests.get(f"{address}/ready", timeout=30).status_code == 200
         body = {"input": {"prompt": "a fox", "width": 256, "height": 256}}
         answer = requests.post(f"{url}/workflow/flux/txt2img", json=body, timeout=30)
         assert graphs.opened(answer.json()["images"][0]).size == (256, 256)
@@ -183,7 +183,7 @@ def test_an_idle_connection_is_kept_as_long_as_load_balancers_keep_it(tmp_path: 
     with running("emulator", environment(tmp_path, COMFYUI_URL=comfyui.url)) as server:
         wait_until(lambda: "curl -s" in server.text())
         url = urlsplit(re.findall(r"ready at (\S+),", server.text())[0])
-        with socket.create_connection((str(url.hostname), int(url.port or 0)), timeout=10) as kept:
+        with socket.create_connection((str(url.hostname), int(url.port or 0)), timeout=30) as kept:
             for pause_s in (0, 7):  # uvicorn's own limit is 5
                 time.sleep(pause_s)
                 kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -55,7 +55,7 @@ def environ(comfyui: Comfyui, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def posting(url: str) -> Post:
-    wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+    wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
     return lambda **body: requests.post(f"{url}/prompt", json=body, timeout=30)
 
 

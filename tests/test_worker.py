@@ -31,7 +31,7 @@ def files(home: Path) -> list[Path]:
 
 def inside(env: dict[str, str]) -> int:
     """How many prompts ComfyUI has."""
-    queue = requests.get(f"http://127.0.0.1:{env['COMFYUI_PORT_HOST']}/prompt", timeout=5).json()
+    queue = requests.get(f"http://127.0.0.1:{env['COMFYUI_PORT_HOST']}/prompt", timeout=30).json()
     return int(queue["exec_info"]["queue_remaining"])
 
 

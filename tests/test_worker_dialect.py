@@ -105,7 +105,7 @@ def test_the_key_for_api_nodes_reaches_comfyui_and_nobody_else(
 
 
 def queue(comfyui: Comfyui) -> list[Any]:
-    found: list[Any] = requests.get(f"{comfyui.url}/queue", timeout=5).json()["queue_running"]
+    found: list[Any] = requests.get(f"{comfyui.url}/queue", timeout=30).json()["queue_running"]
     return found
 
 
@@ -162,7 +162,7 @@ def test_with_a_bucket_the_answer_has_urls_that_can_be_read(
     path = f"/{name or time.strftime('%m-%y')}/job-1/E_00001_.png?"
     assert image["data"].startswith(s3.meta.endpoint_url + path)
     assert "X-Amz-Expires=604800" in image["data"]
-    assert requests.get(image["data"], timeout=10).content.startswith(b"\x89PNG")
+    assert requests.get(image["data"], timeout=30).content.startswith(b"\x89PNG")
 
 
 def test_a_job_brings_its_own_bucket(service: Service, clean: Comfyui, s3: Any) -> None:

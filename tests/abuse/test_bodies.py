@@ -137,7 +137,7 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused(
 
 def connected(url: str) -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=5)
+    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=30)
 
 
 def dripped(sock: socket.socket, drop: bytes) -> tuple[int, bytes]:
@@ -194,5 +194,5 @@ def test_a_head_that_does_not_end_is_answered_with_a_408(hasty: str, start: byte
 def test_a_request_within_its_time_is_not_disturbed(hasty: str) -> None:
     with requests.Session() as session:
         for _ in range(3):
-            assert session.get(hasty, timeout=5).status_code == 404
+            assert session.get(hasty, timeout=30).status_code == 404
             time.sleep(0.3)  # idle, which uvicorn bounds itself

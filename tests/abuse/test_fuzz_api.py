@@ -37,7 +37,7 @@ def document(settings: Settings) -> Iterator[Any]:
     """The document of a server that gives prompts little time and meets nobody."""
     own = settings.model_copy(update={"prompt_timeout_s": 1, "upload_timeout_s": 1, "allow_private_urls": False})
     with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         schema = schemathesis.openapi.from_url(f"{url}/docs/json")
         schema.config.update(base_url=url)
         yield schema
@@ -52,7 +52,7 @@ def fuzzed(document: Any, path: str, mode: GenerationMode, **options: Any) -> No
     @examples(deadline=None, database=None, suppress_health_check=QUIET, **options)
     @given(document[path]["post"].as_strategy(generation_mode=mode))
     def run(case: Any) -> None:
-        response = case.call(timeout=10)
+        response = case.call(timeout=30)
         if response.status_code >= 500:
             # What failed by itself has a code of its own; what is left is a bug.
             assert response.json()["code"] != "INTERNAL", response.text

@@ -24,11 +24,11 @@ def keyed(settings: Settings) -> Iterator[Call]:
     """A server with keys; gives the status line of an answer to a request line and headers as they are."""
     own = settings.model_copy(update={"api_keys": SecretStr("key-1, schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel")})
     with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         parts = urlsplit(url)
 
         def call(line: str, *headers: bytes) -> bytes:
-            with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=5) as sock:
+            with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=30) as sock:
                 head = b"\r\n".join([line.encode() + b" HTTP/1.1", b"Host: x", b"Connection: close", *headers])
                 sock.sendall(head + b"\r\n\r\n")
                 return sock.recv(65536)[9:12]
@@ -93,7 +93,7 @@ def test_what_is_no_key_opens_nothing(keyed: Call, header: bytes) -> None:
 def test_the_documentation_can_be_closed(settings: Settings) -> None:
     with served(create_app(settings.model_copy(update={"docs": False}))) as url:
         for path in ("/docs", "/docs/json", "/docs/yaml", "/docs/static/swagger-ui.css"):
-            answer = requests.get(url + path, timeout=5)
+            answer = requests.get(url + path, timeout=30)
             assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
 
 

@@ -58,7 +58,7 @@ def inside(comfyui: Comfyui, settings: Settings, tmp_path_factory: pytest.TempPa
     (models / "loras").mkdir()
     (models / "loras/out").symlink_to(tmp_path_factory.mktemp("outside"))
     with served(create_app(settings.model_copy(update={"model_dir": models, "cache_dir": cache}))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         yield lambda path, **body: requests.post(url + path, json=body, timeout=30)
 
 

@@ -168,7 +168,7 @@ def strict(settings: Settings) -> Iterator[Callable[..., requests.Response]]:
     keys = Settings.from_environ({"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "r"})
     own = {name: getattr(keys, name) for name in ("aws_access_key_id", "aws_secret_access_key", "aws_region")}
     with served(create_app(settings.model_copy(update={"allow_private_urls": False, **own}))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         yield lambda path, **body: requests.post(url + path, json=body, timeout=20)
 
 

@@ -83,14 +83,14 @@ def test_an_address_that_does_not_answer_is_not_the_last_one(monkeypatch: pytest
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
     with scripted(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as url, net.session(allow_private=True) as session:
-        assert session.get(url.replace("127.0.0.1", "two.example"), timeout=5).status_code == 204
+        assert session.get(url.replace("127.0.0.1", "two.example"), timeout=30).status_code == 204
 
 
 @pytest.fixture
 def hasty(settings: Settings) -> Iterator[Callable[..., requests.Response]]:
     """A client of an HTTP API that gives inputs one second."""
     with served(create_app(settings.model_copy(update={"input_timeout_s": 1}))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         yield lambda prompt: requests.post(f"{url}/prompt", json={"prompt": prompt}, timeout=30)
 
 

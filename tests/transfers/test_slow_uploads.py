@@ -52,7 +52,7 @@ def store(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tuple[
     with ExitStack() as stack:
         url = stack.enter_context(scripted(script))
         api = stack.enter_context(served(create_app(configured(settings, url))))
-        wait_until(lambda: requests.get(f"{api}/ready", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{api}/ready", timeout=30).status_code == 200)
         print(f"injected: a store that is {request.param}")
         yield url, api
 
