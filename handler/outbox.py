@@ -3,6 +3,7 @@
 import logging
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import tenacity
 
 from handler import net
 from handler.settings import Settings
-from handler.spool import Spool, address, read
+from handler.spool import Spool, address, alone, read
 from handler.webhooks import Delivery, Failed, Refused, Signer, post, shown
 
 __all__ = ["Delivery", "Outbox", "Promise"]
@@ -29,8 +30,9 @@ _LONGEST_BACKOFF_S = 30.0
 _SWEEP_INTERVAL_S = 300.0
 _MAX_AGE_S = 3 * 24 * 3600
 _MAX_BYTES = 2 << 30
-# One per receiver at a time: a slow one holds up nobody else's webhooks.
+# One per URL at a time, and few per host: a slow one holds up nobody else's webhooks.
 _THREADS = 16
+_THREADS_PER_HOST = _THREADS // 4
 _STOP_S = 10.0
 _LAST_MOMENT_S = 1.0
 
@@ -168,10 +170,14 @@ class Outbox:
                     self._changed.notify_all()
 
     def _next(self) -> "_Lane | None":
-        """A lane to a receiver that no other thread serves. Who finds none ends: those who serve look again afterwards."""
+        """A lane that may be served now. Who finds none ends: those who serve look again afterwards."""
         with self._changed:
-            free = (lane for lane in self._lanes if lane.receiver not in self._busy)
-            lane = next(free, None) if len(self._busy) < _THREADS and not self._stopping.is_set() else None
+            if self._stopping.is_set() or len(self._busy) >= _THREADS:
+                return None
+            hosts = Counter(lane.host for lane in self._busy.values())
+            full = {host for host, served in hosts.items() if served >= _THREADS_PER_HOST}
+            free = (lane for lane in self._lanes if lane.receiver not in self._busy and lane.host not in full)
+            lane = next(free, None)
             if lane is not None:
                 self._lanes.remove(lane)
                 self._busy[lane.receiver] = lane
@@ -182,9 +188,16 @@ class Outbox:
             for letter in lane.letters:
                 if self._stopping.is_set():
                     return
-                for delivery in read(letter) if isinstance(letter, Path) else [letter]:
-                    if self._delivered(delivery, session) and isinstance(letter, Path):
-                        letter.unlink(missing_ok=True)
+                if isinstance(letter, Path):
+                    with alone(letter):
+                        self._serve_saved(letter, session)
+                else:
+                    self._delivered(letter, session)
+
+    def _serve_saved(self, path: Path, session: requests.Session) -> None:
+        for delivery in read(path):
+            if self._delivered(delivery, session):
+                path.unlink(missing_ok=True)
 
     def _delivered(self, delivery: Delivery, session: requests.Session) -> bool:
         """Whether a webhook is done with: it has arrived, or never will."""
@@ -208,14 +221,15 @@ Letter = Path | Delivery
 
 @dataclass(frozen=True, eq=False)
 class _Lane:
-    """Webhooks that are sent one after the other: those of one job to one receiver."""
+    """Webhooks that are sent one after the other: those of one job to one receiver, which is one URL of a host."""
 
+    host: str
     receiver: str
     letters: tuple[Letter, ...]
 
 
 def _lanes(letters: Iterable[Letter]) -> list[_Lane]:
-    lanes: dict[tuple[str, str], list[Letter]] = {}
+    lanes: dict[tuple[str, str, str], list[Letter]] = {}
     for letter in letters:
         lanes.setdefault(address(letter), []).append(letter)
-    return [_Lane(receiver, tuple(found)) for (receiver, _), found in lanes.items()]
+    return [_Lane(host, receiver, tuple(found)) for (host, receiver, _), found in lanes.items()]

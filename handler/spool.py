@@ -4,22 +4,26 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import orjson
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from handler.result import encoded
 from handler.webhooks import Delivery, shown
 
 logger = logging.getLogger(__name__)
 
-# How long an owner's name is.
-_OWNER = 16
+# How long an owner's name is, and a hash.
+_OWNER = _HASH = 16
+_HEX = "[0-9a-f]{16}"
+# Versions that did not know the URLs apart named the host alone.
+_NAME = re.compile(rf"{_HEX}\.(lock|{_HEX}\.(promise|tmp|[0-9]{{4,}}\.{_HEX}({_HEX})?\.(delivery|tmp)))")
 
 
 class Spool:
@@ -31,7 +35,7 @@ class Spool:
         <owner>.<group>....tmp                         a file that is being written
 
     Removing the promise is thus what makes all webhooks of its group valid, at once. Only the owner touches its files; those
-    of a dead one go to who gets its lock, by renaming.
+    of a dead one go to who gets its lock, by renaming. Files of other names are let alone.
     """
 
     def __init__(self, folder: Path, *, max_age_s: float, max_bytes: int) -> None:
@@ -84,7 +88,7 @@ class Spool:
         self._open()
         self._adopt()
         self._tidy()
-        mine = list(self._folder.glob(f"{self._owner}.*"))
+        mine = self._found(self._owner)
         promised = {path.stem for path in mine if path.suffix == ".promise"}
         return sorted(
             (path for path in mine if path.suffix == ".delivery" and _group(path) not in promised),
@@ -108,32 +112,45 @@ class Spool:
 
     def _adopt(self) -> None:
         """Take over what dead processes left. Their promises are settled as they are: the jobs died, too."""
-        names = (path.name for path in self._folder.iterdir())
-        for owner in {name[:_OWNER] for name in names if name[_OWNER : _OWNER + 1] == "."} - {self._owner}:
-            lock = _locked(self._folder / f"{owner}.lock")
-            if lock is not None:
-                try:
-                    self._adopt_from(owner)
-                    (self._folder / f"{owner}.lock").unlink(missing_ok=True)
-                finally:
-                    os.close(lock)
+        for owner in {path.name[:_OWNER] for path in self._found()} - {self._owner}:
+            path = self._folder / f"{owner}.lock"
+            with alone(path):
+                lock = _locked(path)
+                if lock is not None:
+                    self._adopt_from(owner, path, lock)
 
-    def _adopt_from(self, owner: str) -> None:
-        left = [path for path in self._folder.glob(f"{owner}.*") if path.suffix != ".lock"]
+    def _adopt_from(self, owner: str, path: Path, lock: int) -> None:
+        try:
+            self._take_over(owner)
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+
+    def _take_over(self, owner: str) -> None:
+        left = [path for path in self._found(owner) if path.suffix != ".lock"]
         promises = [path for path in left if path.suffix == ".promise"]
         drafts = {path.stem for path in promises}
         for path in left:
-            if path.suffix == ".tmp" or (path.suffix == ".delivery" and _group(path) in drafts):
-                path.unlink(missing_ok=True)
-            elif path.suffix == ".delivery":
-                with suppress(FileNotFoundError):  # somebody tidied up
+            with alone(path):
+                if path.suffix == ".tmp" or (path.suffix == ".delivery" and _group(path) in drafts):
+                    path.unlink(missing_ok=True)
+                elif path.suffix == ".delivery":
                     self._take(path)
         # After the drafts: they would pass for valid ones without it.
         for promise in promises:
-            if_lost = read(promise)
-            self.settle(self._take(promise).stem.partition(".")[2], if_lost)
+            with alone(promise):
+                self._settle_lost(promise)
         if left:
             logger.warning("took over the webhooks of a process that ended; it left %d jobs unfinished", len(promises))
+
+    def _settle_lost(self, promise: Path) -> None:
+        # Ours first: should this process die as well, there is a promise again, and no more than drafts of its webhooks.
+        taken = self._take(promise)
+        try:
+            self.settle(taken.stem.partition(".")[2], read(taken))
+        except OSError:
+            taken.rename(promise)  # for the next time
+            raise
 
     def _take(self, path: Path) -> Path:
         return path.rename(path.with_name(self._owner + path.name[_OWNER:]))
@@ -141,18 +158,20 @@ class Spool:
     def _tidy(self) -> None:
         """Drop what is too old, and the oldest of what is too much; but never the newest."""
         self._unchecked = 0
-        found = sorted((*_time_and_size(path), path) for path in self._folder.glob("*.delivery"))
+        found = sorted((*_time_and_size(path), path) for path in self._found() if path.suffix == ".delivery")
         total = sum(size for _, size, _ in found)
         oldest = time.time_ns() - self._max_age_s * 1e9
         for written, size, path in found[:-1]:
             if written >= oldest and total <= self._max_bytes:
                 break
-            for delivery in read(path):
-                reason = "it is too old" if written < oldest else "there are too many"
-                receiver = shown(delivery.url)
-                logger.error("job %r: its webhook to %s is dropped: %s", delivery.webhook_id, receiver, reason)
-            path.unlink(missing_ok=True)
             total -= size
+            with alone(path):
+                _drop(path, "it is too old" if written < oldest else "there are too many")
+
+    def _found(self, owner: str = "") -> list[Path]:
+        """The files of an owner, or of all."""
+        files = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return [path for path in files if path.name.startswith(owner)]
 
     def _sync(self) -> None:
         """Make the folder's own changes survive a power failure, where the file system can."""
@@ -160,6 +179,24 @@ class Spool:
         with suppress(OSError):
             os.fsync(descriptor)
         os.close(descriptor)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """What is wrong with one file is said, and keeps nobody from the next. One that is gone was somebody else's to remove."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        logger.error("%s is left for later: %s", path.name, exc.strerror)
+
+
+def _drop(path: Path, reason: str) -> None:
+    for delivery in read(path):
+        receiver = shown(delivery.url)
+        logger.error("job %r: its webhook to %s is dropped: %s", delivery.webhook_id, receiver, reason)
+    path.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> int | None:
@@ -193,38 +230,56 @@ def _write(path: Path, deliveries: Iterable[Delivery]) -> Path:
 
 
 def read(path: Path) -> list[Delivery]:
-    """What a file holds; nothing when it is gone, or damaged."""
-    found = []
+    """What a file holds; nothing when it is gone. A damaged one is removed, and what is before the damage is given."""
+    found: list[Delivery] = []
     try:
         with path.open("rb") as file:
-            while line := file.readline():
-                head = orjson.loads(line)
-                body = file.read(head["size"])
-                if len(body) < head["size"]:
+            longest = os.fstat(file.fileno()).st_size
+            while not found or file.tell() < longest:
+                head = _Head.model_validate_json(file.readline())
+                body = file.read(min(head.size, longest))
+                if len(body) < head.size:
                     raise ValueError("cut short")
-                found.append(Delivery(head["url"], head["id"], body, head["standard"]))
+                body.decode()  # to sign it needs text
+                found.append(Delivery(head.url, head.id, body, head.standard))
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         logger.error("%s is damaged; its webhooks are lost", path.name)
         path.unlink(missing_ok=True)
     return found
+
+
+class _Head(BaseModel):
+    """The line before a body; `size` is the body's, in bytes."""
+
+    model_config = ConfigDict(strict=True)
+
+    url: str
+    id: str
+    standard: bool
+    size: NonNegativeInt
 
 
 def _group(path: Path) -> str:
     return ".".join(path.name.split(".")[:2])
 
 
-def address(letter: Path | Delivery) -> tuple[str, str]:
-    """The receiver of a webhook, and the group that it belongs to."""
+def address(letter: Path | Delivery) -> tuple[str, str, str]:
+    """The host that a webhook goes to, its receiver, which is one URL of the host, and the group that it belongs to."""
     if isinstance(letter, Delivery):
-        return _receiver(letter.url), ""
-    _, group, _, receiver, _ = letter.name.split(".")
-    return receiver, group
+        receiver, group = _receiver(letter.url), ""
+    else:
+        _, group, _, receiver, _ = letter.name.split(".")
+    return receiver[:_HASH], receiver, group
 
 
 def _receiver(url: str) -> str:
-    return hashlib.sha256(shown(url).encode(errors="replace")).hexdigest()[:16]
+    return _hash(shown(url)) + _hash(url)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_HASH]
 
 
 def _time_and_size(path: Path) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def shared_receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def receiver(shared_receiver: Receiver) -> Receiver:
     """The one receiver of the module, with nothing in its memory."""
-    shared_receiver.got, shared_receiver.answers = [], []
+    shared_receiver.got, shared_receiver.answers, shared_receiver.held = [], [], set()
     return shared_receiver
 
 

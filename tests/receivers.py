@@ -35,18 +35,22 @@ class Got:
 
 
 class Receiver:
-    """Keeps what it gets. `answers` are the statuses of the next answers; SILENT is none at all. Then 200."""
+    """Keeps what it gets. `answers` are the statuses of the next answers; SILENT is none at all. Then 200.
+
+    Requests of the paths in `held` get their answer once their path is out of it.
+    """
 
     def __init__(self) -> None:
         self.got: list[Got] = []
         self.answers: list[int] = []
+        self.held: set[str] = set()
         self.url = ""
 
     def app(self) -> Starlette:
         async def receive(request: Request) -> Response:
             self.got.append(Got(request.url.path, dict(request.headers), await request.body()))
             status = self.answers.pop(0) if self.answers else 200
-            while status == SILENT and not await request.is_disconnected():
+            while (status == SILENT or request.url.path in self.held) and not await request.is_disconnected():
                 await asyncio.sleep(0.01)
             return Response(status_code=status or 200, headers={"location": "/elsewhere"} if status == 302 else None)
 

@@ -130,6 +130,41 @@ def test_a_silent_receiver_is_given_up_and_holds_up_nobody(opened: Open, receive
     assert numbers(hook)[:3] == [0, 0, 0]
 
 
+def test_a_slow_url_holds_up_no_other_url_of_its_host(opened: Open, hook: Receiver) -> None:
+    """Two webhooks to a path that took 20 s each held up those to all other paths of the host by 40 s."""
+    hook.held = {"/hook/slow"}
+    outbox = opened()
+    outbox.send(webhook(f"{hook.url}/slow", 1), webhook(f"{hook.url}/slow", 2))
+    wait_until(lambda: bool(hook.got))
+    outbox.send(webhook(f"{hook.url}/other", 3))
+    wait_until(lambda: numbers(hook) == [1, 3])
+    hook.held.clear()
+    wait_until(lambda: numbers(hook) == [1, 3, 2])
+
+
+def test_a_host_with_many_slow_urls_holds_up_no_other_host(opened: Open, receiver: Receiver, hook: Receiver) -> None:
+    hook.held = {f"/hook/{number}" for number in range(40)}
+    outbox = opened()
+    for number in range(40):
+        outbox.send(webhook(f"{hook.url}/{number}", number))
+    wait_until(lambda: len(hook.got) == 4)
+    outbox.send(webhook(receiver.url))
+    wait_until(lambda: bool(receiver.got))
+    assert len(hook.got) == 4
+    hook.held.clear()
+    wait_until(lambda: sorted(numbers(hook)) == list(range(40)))
+
+
+def test_jobs_that_share_a_url_are_told_of_in_order(opened: Open, hook: Receiver) -> None:
+    hook.held = {"/hook"}
+    outbox = opened()
+    for number in range(0, 20, 2):
+        outbox.send(webhook(hook.url, number), webhook(hook.url, number + 1))
+    hook.held.clear()
+    wait_until(lambda: len(hook.got) == 20)
+    assert numbers(hook) == list(range(20))
+
+
 def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, spooled: Spooled) -> None:
     port = free_port()
     first = opened()
