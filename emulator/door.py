@@ -14,7 +14,21 @@ from anyio import to_thread
 from emulator.errors import QueueFull
 from emulator.salad import DeletionCost
 from emulator.threads import Threads
-from handler import HandlerError, Host, Job, Result, Service, Settings, Ticket, execute, prepare, webhooks
+from handler import (
+    HandlerError,
+    Host,
+    Job,
+    Made,
+    NeedsDownload,
+    Result,
+    Service,
+    Settings,
+    Ticket,
+    deliver,
+    prepare,
+    produce,
+    webhooks,
+)
 from handler.errors import ComfyUnreachable, GpuLost, ServerStopped
 from handler.result import encoded
 from handler.settings import BadSettings
@@ -23,9 +37,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Prompts that wait for the GPU or are delivered hold a thread each, up to this many; the rest waits without one.
-_EXECUTE_THREADS = 32
-_PREPARE_THREADS = 12
+# What may have to wait for another server has threads of its own, so that it keeps nothing else waiting. A request holds one of
+# a kind at a time; where all are taken it waits without one.
+_PREPARE_THREADS = 8
+_FETCH_THREADS = 8
+_DOWNLOAD_THREADS = 8
+_EXECUTE_THREADS = 20
+_UPLOAD_THREADS = 8
 _PROBE_THREADS = 4
 _SPARE_THREADS = 4
 INTERRUPT_S = 15
@@ -57,7 +75,11 @@ class Door:
         self._over: asyncio.Future[None] | None = None
         # Not AnyIO's default limiter: what waits in these must not delay a probe.
         self._preparing = anyio.CapacityLimiter(_PREPARE_THREADS)
-        self._executing = Threads(_EXECUTE_THREADS, spare=_SPARE_THREADS)
+        spare = anyio.CapacityLimiter(_SPARE_THREADS)
+        self._fetching = Threads(_FETCH_THREADS, spare=spare)
+        self._downloading = Threads(_DOWNLOAD_THREADS, spare=spare)
+        self._executing = Threads(max(_EXECUTE_THREADS, settings.comfyui_inflight), spare=spare)
+        self._uploading = Threads(_UPLOAD_THREADS, spare=spare)
         self._probing = anyio.CapacityLimiter(_PROBE_THREADS)
         self._starter = threading.Thread(target=self._start, name="start", daemon=True)
 
@@ -172,14 +194,18 @@ class Door:
 
     async def _prepared(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket) -> Job:
         try:
-            work = partial(self._prepare, event, ticket)
-            return await to_thread.run_sync(work, limiter=self._preparing, abandon_on_cancel=True)
+            try:
+                work = partial(self._prepare, event, ticket, quick=True)
+                return await to_thread.run_sync(work, limiter=self._preparing, abandon_on_cancel=True)
+            except NeedsDownload as needs:
+                threads = self._downloading if needs.of_models else self._fetching
+                return await threads.run(partial(self._prepare, event, ticket), ticket, needs.deadline)
         except BaseException:
             self._leave(ticket)
             raise
 
-    def _prepare(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket) -> Job:
-        return prepare(event(), self.service, ticket)
+    def _prepare(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket, *, quick: bool = False) -> Job:
+        return prepare(event(), self.service, ticket, quick=quick)
 
     def _abandoned(self, prepared: asyncio.Task[Job]) -> None:
         if not prepared.cancelled() and prepared.exception() is None:
@@ -188,19 +214,32 @@ class Door:
     async def _finished(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
         self._jobs[job.ticket.prompt_id] = job
         try:
-            return await self._executing.run(partial(self._execute, job, shape), job.ticket, job.deadline)
+            if job.request.upload is None and job.bucket is None:
+                return await self._executing.run(partial(self._execute, job, shape), job.ticket, job.deadline)
+            made = await self._executing.run(partial(self._produce, job), job.ticket, job.deadline)
+            return await self._uploading.run(partial(self._deliver, made, shape), job.ticket, job.deadline)
         finally:
             del self._jobs[job.ticket.prompt_id]
             self._leave(job.ticket)
 
     def _execute(self, job: Job, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
+        return self._deliver(self._produce(job), shape)
+
+    def _produce(self, job: Job) -> Made:
         try:
-            result = execute(job, self.service)
+            return produce(job, self.service)
         except Exception as exc:
             self.on_done(exc)
             if isinstance(exc, GpuLost):
                 # Every later prompt of this ComfyUI would fail like this one.
                 self.host.process.kill()
+            raise
+
+    def _deliver(self, made: Made, shape: Callable[[Result], Mapping[str, Any]]) -> bytes:
+        try:
+            result = deliver(made, self.service)
+        except Exception as exc:
+            self.on_done(exc)
             raise
         self.on_done(result)
         return encoded(shape(result))

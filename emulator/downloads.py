@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -27,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Those that nobody waits for leave some of the line to those that somebody does; the rest waits its turn.
 _AWAITED = 8
 _UNSEEN = 4
+# A look at a URL may wait for its name's resolver.
+_LOOKED_AT = 8
 
 
 class DownloadRequest(BaseModel):
@@ -63,6 +64,7 @@ class Downloads:
     def __init__(self) -> None:
         self._awaited = anyio.CapacityLimiter(_AWAITED)
         self._unseen = anyio.CapacityLimiter(_UNSEEN)
+        self._looked_at = anyio.CapacityLimiter(_LOOKED_AT)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def download(self, request: Request) -> Response:
@@ -70,7 +72,7 @@ class Downloads:
         door: Door = request.app.state.door
         body = parsed_json(await json_body(request, door.service.settings))
         wanted = validated(DownloadRequest, body)
-        answer = await door.ask(lambda: _checked(wanted, door))
+        answer = await _done(lambda: _checked(wanted, door), self._looked_at)
         if wanted.wait:
             return _json(200, answer | await _done(lambda: _downloaded(wanted, door.service.models), self._awaited))
         task = asyncio.create_task(self._finish_unseen(wanted, door.service.models))
@@ -89,7 +91,7 @@ class Downloads:
 
 def _checked(wanted: DownloadRequest, door: Door) -> dict[str, Any]:
     """What the answer says in any case. Raises what can be known to be the caller's fault before the transfer."""
-    storage.chosen(wanted.url, door.service.settings)
+    storage.chosen(wanted.url, door.service.settings).check_url(wanted.url, wanted.auth)
     door.service.models.folder(wanted.model_type)
     name = _name(wanted, door.service.models)
     return {"url": shown(wanted.url), "model_type": wanted.model_type, "filename": name}
@@ -101,11 +103,11 @@ def _name(wanted: DownloadRequest, models: Models) -> str:
 
 def _downloaded(wanted: DownloadRequest, models: Models) -> dict[str, Any]:
     began = time.monotonic()
-    path: Path = models.downloaded(
+    path, size = models.measured(
         wanted.url, wanted.model_type, filename=wanted.filename or None, auth=wanted.auth, sha256=wanted.sha256
     )
     duration = round(time.monotonic() - began, 3)
-    return {"filename": path.name, "status": "completed", "size": path.stat().st_size, "duration": duration}
+    return {"filename": path.name, "status": "completed", "size": size, "duration": duration}
 
 
 async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimiter) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _STATUS: dict[type[Exception], int] = {
     errors.DiskFull: 507,
     errors.OutputError: 500,
     errors.DeliveryError: 502,
+    errors.DeliveryTimeout: 504,
 }
 
 

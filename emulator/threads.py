@@ -23,10 +23,10 @@ class Threads:
     `spare` threads.
     """
 
-    def __init__(self, count: int, *, spare: int) -> None:
+    def __init__(self, count: int, *, spare: anyio.CapacityLimiter) -> None:
         self._free = count
         self._threads = anyio.CapacityLimiter(count)
-        self._spare = anyio.CapacityLimiter(spare)
+        self._spare = spare
         # A heap by order of arrival.
         self._waiting: list[tuple[int, asyncio.Future[bool]]] = []
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from handler import delivery, outputs
 from handler.comfy import Execution
-from handler.errors import DeliveryError, ResultTooLarge
+from handler.errors import DeliveryError, HandlerError, ResultTooLarge
 from handler.event import WorkerRequest
 from handler.job import Job
 from handler.net import shown
@@ -74,12 +74,14 @@ class _Answer:
     def _uploaded(self, upload: Upload) -> list[str]:
         job, files = self.job, [output for output in self.done if output.filename is not None]
         try:
-            urls = delivery.uploaded(self.done, upload, self.service.settings, job.request.auth_for)
-        except DeliveryError as exc:
+            urls = delivery.uploaded(
+                self.done, upload, self.service.settings, job.request.auth_for, deadline=job.deadline
+            )
+        except HandlerError as exc:
             names = ", ".join(map(str, self._filenames))
-            raise DeliveryError(
-                f"{exc.message} The outputs are kept in the output folder, in {job.attempt}: {names}."
-            ) from exc
+            # Whatever a store has to say, by now the outputs are worth keeping.
+            kind = type(exc) if isinstance(exc, DeliveryError) else DeliveryError
+            raise kind(f"{exc.message} The outputs are kept in the output folder, in {job.attempt}: {names}.") from exc
         for url, file in zip(urls, files, strict=True):
             self.service.events.emit("file_uploaded", {"id": job.request.id, "url": shown(url), "size": file.size})
         return urls

@@ -21,8 +21,8 @@ class Connection(Protocol):
 
 
 @contextlib.contextmanager
-def within(end: float) -> Iterator[None]:
-    """Run the block until `end`, in seconds of time.monotonic; a block around it may end it earlier.
+def within(end: float) -> Iterator["Watch"]:
+    """Run the block until `end`, in seconds of time.monotonic; a block around it may end it earlier, and so may `Watch.cut`.
 
     Then whatever waits on one of its connections fails, and so does a new one; the block raises TimeoutError, whatever else it
     would have raised or given. The connections are those that `handler.net` makes for this thread, and for others that run in
@@ -32,8 +32,8 @@ def within(end: float) -> Iterator[None]:
     watch = Watch(min(end, outer.end) if outer else end)
     token = _current.set(watch)
     try:
-        with watch.watching():
-            yield
+        with watch.watching(), outer.around(watch) if outer else contextlib.nullcontext():
+            yield watch
     finally:
         _current.reset(token)
 
@@ -64,12 +64,13 @@ class Watch:
         self._late = False
         self._lock = threading.Lock()
         self._bound: list[tuple[Connection, socket.socket]] = []
+        self._inner: set[Watch] = set()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         if (left := self.end - time.monotonic()) <= 0:
             raise TimeoutError
-        timer = threading.Timer(left, self._end)
+        timer = threading.Timer(left, self.cut)
         timer.daemon = True
         timer.start()
         try:
@@ -84,6 +85,19 @@ class Watch:
             if self._late or time.monotonic() >= self.end:
                 raise TimeoutError
 
+    @contextlib.contextmanager
+    def around(self, inner: "Watch") -> Iterator[None]:
+        """Cut the watch of a block inside this one together with this."""
+        with self._lock:
+            if self._late:
+                raise TimeoutError
+            self._inner.add(inner)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inner.discard(inner)
+
     def add(self, connection: Connection, sock: socket.socket) -> None:
         with self._lock:
             if self._late:
@@ -91,13 +105,18 @@ class Watch:
             # A copy: TLS takes the socket apart, and a response outlives its connection.
             self._bound.append((connection, socket.fromfd(sock.fileno(), sock.family, sock.type)))
 
-    def _end(self) -> None:
+    def cut(self) -> None:
+        """Let the time be over now."""
         with self._lock:
             self._late = True
+            self.end = min(self.end, time.monotonic())
             for connection, copy in self._bound:
                 if connection.serves is self:  # otherwise it came back into its pool, and somebody took it
                     with contextlib.suppress(OSError):
                         copy.shutdown(socket.SHUT_RDWR)
+            inner = list(self._inner)
+        for watch in inner:
+            watch.cut()
 
 
 _current: ContextVar[Watch | None] = ContextVar("deadline", default=None)

@@ -19,6 +19,7 @@ HandlerError
     ServerStopped           the server ended before the prompt did
     OutputError             an output that ComfyUI announced cannot be read or converted
     DeliveryError           the outputs exist, an upload failed; they are kept, and named
+        DeliveryTimeout     the job's time was over before they were uploaded
     ResultTooLarge          the answer would exceed the platform's limit
 
 What is not a HandlerError is a bug.
@@ -152,6 +153,10 @@ class OutputError(HandlerError):
 class DeliveryError(HandlerError):
     code = "DELIVERY_FAILED"
     retryable = True
+
+
+class DeliveryTimeout(DeliveryError):
+    code = "TIMEOUT"
 
 
 class ResultTooLarge(HandlerError):

@@ -13,7 +13,7 @@ import pybase64
 
 from handler import convert, disk, graph, storage
 from handler.comfy import Comfy
-from handler.errors import HandlerError, InputUnavailable, PromptTimeout, TooLarge
+from handler.errors import HandlerError, InputUnavailable, TooLarge
 from handler.event import Graph
 from handler.graph import NodeClasses, Place
 from handler.net import named
@@ -51,7 +51,7 @@ def placed(
     """The graph with everything fetched that its uploadable inputs hold, and put into `folder` of ComfyUI's input folder.
 
     Over HTTP when that folder is not on this disk. `deadline` is in seconds of time.monotonic. Raises InputUnavailable,
-    ForbiddenUrl, TooLarge or PromptTimeout with the place as location; what was written until then is the caller's to remove.
+    ForbiddenUrl or TooLarge with the place as location; what was written until then is the caller's to remove.
     """
     places = [place for place in graph.media(prompt, classes) if not _is_there(place.value, comfy)]
     if not places:
@@ -68,6 +68,12 @@ def placed(
             done = fetcher.fetched(places, Path(name))
             _upload(done, Path(name), folder, comfy)
     return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
+
+
+def is_remote(place: Place) -> bool:
+    """Whether a URL is among what the place holds."""
+    values = [place.value] if isinstance(place.value, str) else place.value
+    return any(_URL.match(value) for value in values)
 
 
 def _is_there(value: str | list[str], comfy: Comfy) -> bool:
@@ -126,7 +132,7 @@ class _Fetcher:
 
     def _limit_s(self) -> float:
         if (left := self.deadline - time.monotonic()) <= 0:
-            raise PromptTimeout("The time limit was over before the inputs were there.")
+            raise InputUnavailable("It took too long.")
         return min(self.settings.input_timeout_s, left)
 
 

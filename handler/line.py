@@ -17,12 +17,14 @@ _numbers = itertools.count()
 class Ticket:
     """A request's way through the handler: what another thread needs to end it, from the moment that it comes.
 
-    `number` is its place in the order of arrival; an `urgent` one waits for nobody. `request_id` is known once the request has
-    been read, `turn_came` once its prompt is in ComfyUI's queue or about to be.
+    `number` is its place in the order of arrival, and `received` the moment of it, in seconds of time.monotonic; an `urgent`
+    one waits for nobody. `request_id` is known once the request has been read, `turn_came` once its prompt is in ComfyUI's
+    queue or about to be.
     """
 
     def __init__(self, *, urgent: bool = False) -> None:
         self.number = next(_numbers)
+        self.received = time.monotonic()
         self.prompt_id = str(uuid4())
         self.urgent = urgent
         self.request_id: str | None = None

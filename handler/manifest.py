@@ -121,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
-        settings, manifest = _with_token(Settings.from_environ(), given.token_file), read(given.file)
+        settings = _with_token(Settings.from_environ(), given.token_file)
+        manifest = read(given.file, settings)
         logger.info("ComfyUI is in %s, its models are in %s", settings.comfy_home, settings.model_dir)
         if given.only is not None:
             manifest = _narrowed(manifest, given.only, settings)

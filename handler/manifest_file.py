@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from handler import custom_nodes
+from handler import custom_nodes, volumes
 from handler.credentials import Auth
-from handler.model_part import named
-from handler.models import is_url
+from handler.model_part import is_url, named
 from handler.net import shown
 from handler.settings import BadSettings, Settings
 
@@ -54,6 +62,17 @@ class ManifestModel(_Strict):
     def _one_place(self) -> Self:
         if bool(self.local_path) == bool(self.folder) or (self.local_path and self.filename):
             raise ValueError("it needs a `local_path`, or a `folder` and perhaps a `filename`")
+        return self
+
+    @model_validator(mode="after")
+    def _a_file(self, info: ValidationInfo) -> Self:
+        """A folder that is there would be taken for the model that is there already."""
+        nameless = self.local_path and self.local_path.rpartition("/")[2] in ("", ".", "..")
+        if nameless or (info.context and volumes.is_folder(self.path(info.context))):
+            given = self.local_path or f"{self.folder}/{self.filename or named(self.url)}"
+            raise ValueError(
+                f"{given!r} is a folder; it has to be the path of a file, such as models/checkpoints/name.safetensors"
+            )
         return self
 
     def path(self, settings: Settings) -> Path:
@@ -104,12 +123,15 @@ class Manifest(_Strict):
 def loaded(settings: Settings) -> Manifest | None:
     """The manifest of MANIFEST_JSON or MANIFEST. Raises BadSettings with one line that names the place in it."""
     if settings.manifest_json:
-        return _parsed(settings.manifest_json, json.loads, "MANIFEST_JSON")
-    return read(settings.manifest, f"MANIFEST={str(settings.manifest)!r}") if settings.manifest else None
+        return _parsed(settings.manifest_json, json.loads, "MANIFEST_JSON", settings)
+    return read(settings.manifest, settings, f"MANIFEST={str(settings.manifest)!r}") if settings.manifest else None
 
 
-def read(file: Path, name: str = "") -> Manifest:
-    """The manifest in a file, which error messages call `name`. Raises BadSettings."""
+def read(file: Path, settings: Settings | None = None, name: str = "") -> Manifest:
+    """The manifest in a file, which error messages call `name`. Raises BadSettings.
+
+    Only with `settings` can be told whether something else is at a model's place.
+    """
     name = name or str(file)
     parsers: dict[str, Callable[[str], Any]] = {
         ".json": json.loads,
@@ -123,12 +145,12 @@ def read(file: Path, name: str = "") -> Manifest:
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text in UTF-8"
         raise BadSettings(f"{name}: {reason}") from exc
-    return _parsed(text, parsers[file.suffix.lower()], name)
+    return _parsed(text, parsers[file.suffix.lower()], name, settings)
 
 
-def _parsed(text: str, parse: Callable[[str], Any], name: str) -> Manifest:
+def _parsed(text: str, parse: Callable[[str], Any], name: str, settings: Settings | None) -> Manifest:
     try:
-        return Manifest.model_validate(parse(text) or {}, strict=True)
+        return Manifest.model_validate(parse(text) or {}, strict=True, context=settings)
     except yaml.MarkedYAMLError as exc:
         # Its own text quotes the line, which may hold a token.
         place = exc.problem_mark or exc.context_mark

@@ -4,7 +4,10 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import os
+import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,12 +16,15 @@ import filelock
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from handler import disk
+from handler import deadline, disk
 from handler.errors import InputUnavailable
 
 logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_S = 30
+# Files of locks stay: who waits for one has it open, and would not see that another one has its name. So there are 65,536 of
+# them at most, and hardly ever two downloads that wait for each other because they share one.
+_LOCK_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,15 @@ class Entry:
 
     def is_at(self, path: Path) -> bool:
         """Whether the file is still there, and still the one that was downloaded, as far as its size tells."""
-        return path.is_file() and path.stat().st_size == self.size
+        return self.stat_at(path) is not None
+
+    def stat_at(self, path: Path) -> os.stat_result | None:
+        """What the file system says of that file; None when it is not there."""
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found if stat.S_ISREG(found.st_mode) and found.st_size == self.size else None
 
 
 _ENTRIES = TypeAdapter(dict[Path, Entry])
@@ -64,7 +78,7 @@ class Index:
     @contextlib.contextmanager
     def changing(self) -> Iterator[dict[Path, Entry]]:
         """The entries, to be changed in place by one at a time; written when the block ends well and changed them."""
-        with self.locked("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
+        with self._locked("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
             entries = self.entries()
             before = dict(entries)
             yield entries
@@ -74,14 +88,20 @@ class Index:
                     new.write_bytes(orjson.dumps({str(path): entry for path, entry in entries.items()}))
                     new.replace(self._file)
 
+    def locked(self, name: str, timeout_s: float, complaint: str) -> AbstractContextManager[None]:
+        """A lock among all processes that share CACHE_DIR. Raises InputUnavailable with the complaint after the time-out.
+
+        Two names may share one: who holds it must not ask for another.
+        """
+        return self._locked(hashed(name)[:_LOCK_DIGITS], timeout_s, complaint)
+
     @contextlib.contextmanager
-    def locked(self, name: str, timeout_s: float, complaint: str) -> Iterator[None]:
-        """A lock among all processes that share CACHE_DIR. Raises InputUnavailable with the complaint after the time-out."""
-        lock = filelock.FileLock(self._locks / f"{hashed(name)[:32]}.lock")
+    def _locked(self, file: str, timeout_s: float, complaint: str) -> Iterator[None]:
+        lock = filelock.FileLock(self._locks / f"{file}.lock")
         with disk.written(f"CACHE_DIR={str(self._locks.parent)!r}"):
             self._locks.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=max(0.0, timeout_s))
+                lock.acquire(timeout=max(0.0, timeout_s), cancel_check=lambda: deadline.left_s() <= 0)
             except filelock.Timeout as exc:
                 raise InputUnavailable(complaint) from exc
         try:
@@ -107,31 +127,32 @@ def without_oldest(entries: dict[Path, Entry], limit: float) -> dict[Path, Entry
 
     Takes them out of `entries` as well. What the manifest asked for does not count; what is in use stays.
     """
-    for path in [path for path, entry in entries.items() if not entry.is_at(path)]:
+    found = {path: status for path, entry in entries.items() if (status := entry.stat_at(path))}
+    for path in entries.keys() - found.keys():
         del entries[path]
     loose = sorted((entry.used, path) for path, entry in entries.items() if not entry.pinned)
     # Two names of one file take its space once.
-    total = sum({path.stat().st_ino: entries[path].size for _, path in loose}.values())
+    total = sum({found[path].st_ino: entries[path].size for _, path in loose}.values())
     gone: dict[Path, Entry] = {}
     for _, path in loose:
         if total <= limit:
             break
-        last_name = path.stat().st_nlink == 1
-        if _removed(path):
+        if names := _removed(path):
             gone[path] = entries.pop(path)
-            total -= gone[path].size if last_name else 0
+            total -= gone[path].size if names == 1 else 0
     return gone
 
 
-def _removed(path: Path) -> bool:
-    """Remove a file, unless it is in use."""
+def _removed(path: Path) -> int:
+    """Remove a file, unless it is in use; gives how many names it had, 0 where it stays."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            names = os.fstat(file.fileno()).st_nlink
             path.unlink()
     except OSError:
-        return False
-    return True
+        return 0
+    return names
 
 
 def hashed(text: str) -> str:

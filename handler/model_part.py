@@ -24,6 +24,7 @@ _TRIES = 3
 # What broke off longer ago is begun anew: behind the URL there may be another file by now.
 _PART_AGE_S = 24 * 3600
 _LONGEST_NAME = 200
+_URL = re.compile(r"(https?|s3|hf|azure)://", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
 # The endings that ComfyUI lists, and what a file without one of them is by its first bytes.
 _SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft", ".gguf", ".yaml"})
@@ -64,7 +65,10 @@ class Wanted:
 
     def may_take(self, path: Path, entry: Entry | None) -> bool:
         """Whether nothing at the path is in the way: only the operator overwrites what is not the same URL's."""
-        return not path.exists() or self.pinned or self.name is None or (entry is not None and entry.key == self.key)
+        if not path.exists():
+            return True
+        same = entry is not None and entry.key == self.key
+        return not path.is_dir() and (self.pinned or self.name is None or same)
 
 
 def transferred(url: str, part: Path, settings: Settings, *, auth: Auth | None, end: float) -> None:
@@ -135,9 +139,18 @@ def checked(url: str, part: Path, sha256: str | None) -> None:
         raise InputUnavailable(f"{net.named(url)} is empty.")
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Path) -> str | None:
+    """None for what is no file, or none any more."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def is_url(value: str) -> bool:
+    """Whether the value of a model input is a URL; anything else is the name of a file."""
+    return bool(_URL.match(value))
 
 
 def named(url: str) -> str:

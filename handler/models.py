@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handler import disk, graph, model_part, storage
+from handler import disk, graph, model_part, storage, volumes
 from handler.credentials import Auth
 from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge
 from handler.event import Graph
 from handler.graph import ModelPlace
 from handler.model_index import Entry, Index, held, without_oldest
-from handler.model_part import Wanted
+from handler.model_part import Wanted, is_url
 from handler.net import LONGEST_URL, named, shown
 from handler.settings import Settings
 
@@ -25,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_DOWNLOAD_S = 4 * 3600.0
 _ACCESS_TIMEOUT_S = 60.0
-_URL = re.compile(r"(https?|s3|hf|azure)://", re.IGNORECASE)
 
 Hold = contextlib.ExitStack
 """Files in use: none of them is removed before it is closed. One that is dropped lets go as well."""
@@ -64,10 +62,24 @@ class Models:
 
         Whoever asks for the same meanwhile waits for it. What broke off goes on where it was, also at a later call.
         """
+        return self.measured(url, folder, filename=filename, auth=auth, sha256=sha256, timeout_s=timeout_s)[0]
+
+    def measured(
+        self,
+        url: str,
+        folder: str,
+        *,
+        filename: str | None = None,
+        auth: Auth | None = None,
+        sha256: str | None = None,
+        timeout_s: float = _LONGEST_DOWNLOAD_S,
+    ) -> tuple[Path, int]:
+        """What `downloaded` gives, and its size in bytes: afterwards the file may be removed at any moment."""
         name = self.name(url, filename)
         wanted = Wanted(url, self.folder(folder), name, filename is not None, auth, sha256 and sha256.lower())
-        with Hold() as hold:
-            return self._obtained(wanted, timeout_s, hold)
+        with Hold() as hold, disk.written(str(wanted.path)):
+            path = self._obtained(wanted, timeout_s, hold)
+            return path, path.stat().st_size
 
     def installed(self, url: str, path: Path, *, auth: Auth | None = None, sha256: str | None = None) -> Path:
         """The file of a URL at a path of the operator's choice, where it then stays. Raises HandlerError.
@@ -97,15 +109,35 @@ class Models:
                 if len(place.value) > LONGEST_URL:
                     raise InputUnavailable(f"It has more than {LONGEST_URL} characters.", location=place.location)
                 if not is_url(place.value):
-                    hold.push(self.in_use([self._settings.model_dir / place.folder / place.value]))
+                    hold.push(self.in_use(self._candidates(place)))
                     continue
                 try:
-                    wanted = Wanted(place.value, self.folder(place.folder), None, False, auth_for(place.value))
+                    wanted = self._wanted(place, auth_for)
                     names[place.node_id, place.name] = self._obtained(wanted, end - time.monotonic(), hold).name
                 except HandlerError as exc:
                     exc.location = place.location
                     raise
             return graph.replaced(prompt, names), hold.pop_all()
+
+    def are_here(self, places: Sequence[ModelPlace], auth_for: storage.AuthFor) -> bool:
+        """Whether `fetched` has nothing to ask another server for. What is wrong is left to it."""
+        entries = self._index.entries()
+        try:
+            wanted = [self._wanted(place, auth_for) for place in places if is_url(place.value)]
+        except HandlerError:
+            return True
+        return all(
+            any(one.is_met_by(path, entry) and not entry.private for path, entry in entries.items()) for one in wanted
+        )
+
+    def _candidates(self, place: ModelPlace) -> list[Path]:
+        """Where under MODEL_DIR ComfyUI looks for a named model: it has several folders for some kinds."""
+        kinds = volumes.kinds_of_folders(self._settings.comfy_home)
+        folders = {place.folder, *(folder for folder, kind in kinds.items() if kind == kinds.get(place.folder))}
+        return [self._settings.model_dir / folder / place.value for folder in folders]
+
+    def _wanted(self, place: ModelPlace, auth_for: storage.AuthFor) -> Wanted:
+        return Wanted(place.value, self.folder(place.folder), None, False, auth_for(place.value))
 
     def in_use(self, paths: Sequence[Path]) -> Hold:
         """Keep those of the files that are downloads of ours from being removed, by this process or any other."""
@@ -161,21 +193,22 @@ class Models:
         entries = self._index.entries()
         path = next((path for path, entry in entries.items() if wanted.is_met_by(path, entry)), None)
         if path is None:
-            return self._adopted(wanted, entries) or self._linked(wanted, entries, hold)
+            return self._adopted(wanted, entries, hold) or self._linked(wanted, entries, hold)
         if wanted.sha256 and (entries[path].sha256 or model_part.file_sha256(path)) != wanted.sha256:
             return None
         self._check_access(wanted, entries[path])
         return self._kept(path, wanted, entries[path], hold)
 
-    def _adopted(self, wanted: Wanted, entries: Mapping[Path, Entry]) -> Path | None:
+    def _adopted(self, wanted: Wanted, entries: Mapping[Path, Entry], hold: Hold) -> Path | None:
         """A file that is at the place and no download of ours, when it is known to be the right one."""
         path = wanted.path
         if wanted.name is None or not path.exists():
             return None
         right = wanted.sha256 and model_part.file_sha256(path) == wanted.sha256
-        if right or (wanted.pinned and not wanted.sha256 and path not in entries):
+        if right or (wanted.pinned and not wanted.sha256 and path.is_file() and path not in entries):
             logger.info("%s is there already", path)
-            return path
+            hold.push(self.in_use([path]))
+            return path if path.exists() else None
         self._check_way(wanted, path, entries)
         return None
 
@@ -194,10 +227,10 @@ class Models:
         if twin is None or wanted.sha256:
             return None
         self._check_access(wanted, entries[twin])
-        target = wanted.target(twin)
-        self._check_way(wanted, target, entries)
-        wanted.folder.mkdir(parents=True, exist_ok=True)
         try:
+            target = wanted.target(twin)
+            self._check_way(wanted, target, entries)
+            wanted.folder.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             os.link(twin, target)
         except OSError:  # gone meanwhile, or on another file system
@@ -268,8 +301,3 @@ class Models:
         logger.info("%s: %s, %d bytes, from %s", event, path, entry.size, entry.url)
         where = {"local_path": str(path), "folder": path.parent.name, "filename": path.name}
         self._on_event(event, {"url": entry.url, **where, "size": entry.size, **more})
-
-
-def is_url(value: str) -> bool:
-    """Whether the value of a model input is a URL; anything else is the name of a file."""
-    return bool(_URL.match(value))

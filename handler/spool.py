@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
@@ -202,12 +202,14 @@ def _drop(path: Path, reason: str) -> None:
 def _locked(path: Path) -> int | None:
     """The descriptor that holds a file's lock until it is closed or the process ends; None when another process has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    with suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # It may have been removed, and made anew, since it was opened.
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    os.close(descriptor)
+    with ExitStack() as undo:
+        undo.callback(os.close, descriptor)
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # It may have been removed, and made anew, since it was opened.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                undo.pop_all()
+                return descriptor
     return None
 
 

@@ -230,6 +230,31 @@ def test_a_bad_manifest_is_one_line_that_names_the_place(world: World, given: An
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("when", ["before_start", "after_start"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "models/checkpoints/",
+        "models/checkpoints",
+        "models/not-there-yet/",
+        ".",
+        "..",
+        "models/checkpoints/..",
+        "models/.",
+    ],
+)
+def test_a_folder_is_no_place_for_a_model(world: World, given: str, when: str) -> None:
+    """It was "there already": nothing was fetched, and an image without its model was built, with exit code 0."""
+    (world.home / "models/checkpoints").mkdir(parents=True)
+    model = {"url": "http://127.0.0.1:1/m.safetensors", "local_path": given}
+    with pytest.raises(BadSettings) as caught:
+        manifest_file.loaded(world.with_manifest(models={when: [model]}))
+    assert str(caught.value) == (
+        f"MANIFEST_JSON: models.{when}.0: {given!r} is a folder; it has to be the path of a file, "
+        "such as models/checkpoints/name.safetensors"
+    )
+
+
 def test_a_manifest_that_cannot_be_read_is_named(world: World) -> None:
     for file, complaint in [
         (world.home / "none.yaml", "No such file"),

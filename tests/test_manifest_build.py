@@ -109,6 +109,7 @@ def test_what_cannot_be_installed_stops_the_build_with_one_line_that_names_it(
     served_files.renew({"/m.safetensors": b"m"})
     node = f"file://{tmp_path}/my-node.git"
     pushed(git, tmp_path / "tree/requirements.txt", "no-such-package\n")
+    (world.home / "models/loras").mkdir(parents=True)
     model = {"url": f"{url}/m.safetensors", "folder": "loras"}
     path, digest = f"{world.home}/models/loras/m.safetensors", hashlib.sha256(b"m").hexdigest()
     for given, only, complaint in [
@@ -127,6 +128,11 @@ def test_what_cannot_be_installed_stops_the_build_with_one_line_that_names_it(
         ({"custom_nodes": [f"{node}@none"]}, (), f"custom node {node}@none: "),
         ({"custom_nodes": [f"file://{tmp_path}/none.git"]}, (), f"custom node file://{tmp_path}/none.git: "),
         ({"pip": ["no-such-package"]}, (), "pip packages no-such-package: "),
+        (
+            models({"url": f"{url}/m.safetensors", "local_path": "models/loras"}),
+            (),
+            f"{world.home}/manifest.json: models.before_start.0: 'models/loras' is a folder;",
+        ),
         ({"models": {"before": []}}, (), f"{world.home}/manifest.json: models: `before` is not known"),
     ]:
         done = world.command(given, "--build", *only)

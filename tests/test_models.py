@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pydantic import SecretStr
 from handler.credentials import BearerAuth
 from handler.errors import BadRequest, HandlerError, InputUnavailable
 from handler.graph import ModelPlace, NodeClass, models, node_class
+from handler.model_index import Entry
 from handler.models import Models
 from handler.settings import Settings
 from tests.live import served
@@ -382,12 +384,82 @@ def test_what_a_job_uses_stays_even_for_another_process(world: World) -> None:
     assert world.folder() == {"four.safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("unet", "diffusion_models"), ("diffusion_models", "diffusion_models"), ("clip", "text_encoders")],
+)
+def test_what_a_job_uses_stays_in_whichever_folder_comfyui_finds_it(world: World, folder: str, kind: str) -> None:
+    """ComfyUI looks for a diffusion model in models/unet, too: such a file was removed under the job that used it."""
+    (world.home / "models" / folder).mkdir()
+    models = limited(world, files=1.5)
+    world.files.content["/one.safetensors"] = SAFETENSORS
+    used = models.downloaded(f"{world.url}/one.safetensors", folder)
+    _, hold = models.fetched(GRAPH, [place("one.safetensors", kind)], lambda _: None)
+    fill(world, models, "two", "three")
+    assert used.exists()
+    hold.close()
+    fill(world, models, "four")
+    assert not used.exists()
+
+
+def test_to_be_used_counts_in_whichever_folder_comfyui_finds_it(world: World) -> None:
+    (world.home / "models/unet").mkdir()
+    models = limited(world, files=2.5)
+    world.files.content["/one.safetensors"] = SAFETENSORS
+    used = models.downloaded(f"{world.url}/one.safetensors", "unet")
+    fill(world, models, "two")
+    models.fetched(GRAPH, [place("one.safetensors", "diffusion_models")], lambda _: None)[1].close()
+    fill(world, models, "three")
+    assert used.exists()
+    assert world.folder() == {"three.safetensors"}
+
+
 def test_what_the_manifest_asked_for_stays_and_does_not_count(world: World) -> None:
     models = limited(world, files=1.5)
     pinned = world.home / "models/loras/pinned.safetensors"
     models.installed(f"{world.url}/a/model.safetensors", pinned)
     fill(world, models, "one", "two")
     assert world.folder() == {"pinned.safetensors", "two.safetensors"}
+
+
+def test_a_folder_is_not_taken_for_the_model(world: World) -> None:
+    """It was "there already", and the model was missing."""
+    with pytest.raises(BadRequest, match="models/loras exists already"):
+        world.models().installed(f"{world.url}/a/model.safetensors", world.home / "models/loras")
+    (world.home / "models/loras/sub").mkdir()
+    for sha256 in (None, "0" * 64):
+        with pytest.raises(BadRequest, match="loras/sub exists already"):
+            world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename="sub", sha256=sha256)
+    assert world.files.asked == []
+
+
+def test_a_file_that_is_removed_while_it_is_looked_at_is_not_there(tmp_path: Path) -> None:
+    """Between the question whether it is a file and the one for its size it was gone: FileNotFoundError."""
+    file, stop = tmp_path / "file", threading.Event()
+    entry = Entry(url="", key="", size=1, private=False, pinned=False, used=0)
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            file.write_bytes(b"x")
+            file.unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            entry.is_at(file)
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def test_the_files_of_locks_do_not_grow_in_number_for_ever(world: World) -> None:
+    """There was one for every URL that was ever asked for, and each signature makes another URL."""
+    for number in range(5):
+        world.models().downloaded(f"{world.url}/a/model.safetensors?signature={number}", "loras", filename=f"{number}")
+    names = [file.name for file in (world.home / "cache/locks").iterdir()]
+    assert [name for name in names if not re.fullmatch(r"([0-9a-f]{4}|index)\.lock", name)] == []
 
 
 def test_a_url_that_is_none_is_the_callers_fault(world: World) -> None:

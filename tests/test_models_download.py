@@ -148,6 +148,17 @@ def test_credentials_open_what_they_open(post: Post) -> None:
         ("/model.safetensors", {"model_type": None}, "BAD_REQUEST", "model_type"),
         ("nope", {}, "BAD_REQUEST", "url"),
         ("ftp://host/x", {}, "INPUT_UNAVAILABLE", None),
+        *(
+            (url, {"wait": wait}, "INPUT_UNAVAILABLE", None)
+            for url in (
+                "http://127.0.0.1:99999/x",
+                "http://[::1/f/a.safetensors",
+                "http:// bad host/x",
+                "s3://b",
+                "hf://a",
+            )
+            for wait in (False, True)
+        ),
         ("/none.safetensors", {"wait": True}, "INPUT_UNAVAILABLE", None),
         ("http://127.0.0.1:1/x", {"wait": True}, "INPUT_UNAVAILABLE", None),
         ("/model.safetensors", {"filename": "/etc/passwd"}, "BAD_REQUEST", "filename"),
@@ -171,6 +182,24 @@ def test_what_is_wrong_is_named(
     assert (answer.status_code, answer.json()["code"]) == (400, code)
     assert answer.json().get("location") == location
     assert list(loras.iterdir()) == []
+
+
+class Crowded(Models):
+    """Models of which there is room for one, and for which others ask at the worst moment."""
+
+    def measured(self, url: str, *given: Any, **more: Any) -> tuple[Path, int]:
+        found = super().measured(url, *given, **more)
+        Models(self._settings).downloaded(f"{url}?another", "loras", filename="another.safetensors")
+        return found
+
+
+def test_what_is_removed_at_once_was_there(post: Post, server: tuple[str, Door], loras: Path) -> None:
+    """The file was asked for its size when another download could have removed it already: 500, with a traceback."""
+    settings = server[1].service.settings.model_copy(update={"lru_cache_size_gb": 1.5 * len(MODEL) / (1 << 30)})
+    server[1].service.models = Crowded(settings)
+    answer = post("/model.safetensors", wait=True)
+    assert [file.name for file in loras.iterdir()] == ["another.safetensors"]
+    assert (answer.status_code, answer.json()["size"]) == (200, len(MODEL))
 
 
 def test_more_than_can_run_at_once_wait_their_turn(post: Post, files: tuple[str, Files], loras: Path) -> None:

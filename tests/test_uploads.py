@@ -131,6 +131,37 @@ def test_an_upload_that_fails_is_a_502_and_keeps_the_outputs(post: Post, s3: Any
     shutil.rmtree(kept)
 
 
+@pytest.fixture
+def keyless(environ: dict[str, str], s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Post]:
+    """Without keys of the operator's."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws
+    with served(create_app(Settings.from_environ({**environ, "AWS_ENDPOINT_URL": s3.meta.endpoint_url}))) as url:
+        yield posting(url)
+
+
+def with_keys(pattern: str) -> dict[str, Any]:
+    auth = {"type": "s3", "access_key_id": "key", "secret_access_key": "s3cr3t"}
+    return {"credentials": [{"url_pattern": "https://other/*", "auth": auth}, {"url_pattern": pattern, "auth": auth}]}
+
+
+@pytest.mark.parametrize("pattern", ["s3://bkt/**", "s3://bkt/p/*.png", "**.png", "s3://bkt/p/own_E_00001_.png"])
+def test_the_caller_s_keys_are_those_of_the_file_s_url(keyless: Post, s3: Any, clean: Comfyui, pattern: str) -> None:
+    answer = keyless(prompt=graphs.empty(), id="own", s3={"bucket": "bkt", "prefix": "p/"}, **with_keys(pattern))
+    assert (answer.status_code, answer.json().get("images")) == (200, ["s3://bkt/p/own_E_00001_.png"])
+
+
+def test_keys_that_turn_out_to_be_for_other_files_lose_no_outputs(keyless: Post, s3: Any, comfyui: Comfyui) -> None:
+    before = set((comfyui.home / "output").iterdir())
+    answer = keyless(prompt=graphs.empty(), id="x", s3={"bucket": "bkt", "prefix": "q/"}, **with_keys("s3://bkt/*"))
+    assert (answer.status_code, answer.json()["code"]) == (502, "DELIVERY_FAILED")
+    assert "There are no credentials for S3" in answer.json()["error"]
+    (kept,) = set((comfyui.home / "output").iterdir()) - before
+    assert f"{kept.name}: x_E_00001_.png" in answer.json()["error"]
+    shutil.rmtree(kept)
+
+
 def test_outputs_are_put_to_a_web_server(post: Post, web: tuple[WebServer, str], clean: Comfyui) -> None:
     server, url = web
     answer = post(prompt=graphs.empty(), id="h", http_upload={"url_prefix": f"{url}/up/"})
@@ -172,6 +203,7 @@ def test_a_missing_object_is_a_400(post: Post, clean: Comfyui, url: str) -> None
         ({"http_upload": {}}, "http_upload.url_prefix"),
         ({"http_upload": {"url_prefix": "not a url"}}, "http_upload.url_prefix"),
         ({"azure_blob_upload": {}}, "azure_blob_upload.container"),
+        ({"s3": {"bucket": "no bucket!", "async": True}}, "s3.bucket"),
         ({"hf_upload": {"repo": "no-slash"}}, "hf_upload.repo"),
         ({"s3": {"bucket": "b"}, "http_upload": {"url_prefix": "http://x"}}, None),
     ],
@@ -191,12 +223,8 @@ def test_a_bad_upload_is_named(post: Post, clean: Comfyui, upload: Any, location
     ],
 )
 def test_a_store_that_is_not_configured_is_a_400_that_names_the_variable(
-    environ: dict[str, str], clean: Comfyui, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, upload: Any, says: str
+    keyless: Post, clean: Comfyui, upload: Any, says: str
 ) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws
-    with served(create_app(Settings.from_environ(environ))) as url:
-        answer = posting(url)(prompt=graphs.empty(), **upload)
+    answer = keyless(prompt=graphs.empty(), **upload)
     assert answer.status_code == 400
     assert says in answer.json()["error"]

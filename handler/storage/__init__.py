@@ -21,6 +21,9 @@ class Storage(Protocol):
     def matches(self, url: str) -> bool:
         """Whether the URL is one of this store's."""
 
+    def check_url(self, url: str, auth: Auth | None) -> None:
+        """Raise what `fetch` would raise without having asked the store: for what is no URL, or leads where none may."""
+
     def fetch(
         self,
         url: str,

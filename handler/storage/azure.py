@@ -15,7 +15,7 @@ from handler.credentials import Auth, QueryAuth
 from handler.errors import BadRequest, DeliveryError
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
-from handler.storage.download import downloaded
+from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits, Version
 from handler.targets import AzureUpload, Upload
 
@@ -36,6 +36,11 @@ class AzureStorage:
                 return True
         account = _account(self._settings)
         return account is not None and account.owns(url)
+
+    def check_url(self, url: str, auth: Auth | None) -> None:
+        account = _account(self._settings)
+        own = account is not None and account.owns(url)
+        check_url(url, auth=auth, settings=self._settings, trusted=own)
 
     def fetch(
         self,

@@ -53,6 +53,17 @@ def downloaded(
         raise InputUnavailable(f"{limits.name} cannot be fetched: {reason(exc)}.") from exc
 
 
+def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool = False) -> None:
+    """Raise what `downloaded` would raise before it connects. `trusted`: the server need not be public."""
+    try:
+        plain, own = bare(url)
+        where, headers = addressed(plain, auth or own, settings)
+        requests.Request("GET", where, headers).prepare()
+    except FAILURES as exc:
+        raise InputUnavailable(f"{net.named(url)} cannot be fetched: {reason(exc)}.") from exc
+    net.check(where, allow_private=trusted or settings.allow_private_urls)
+
+
 class _Download:
     def __init__(
         self, session: requests.Session, url: str, auth: Auth | None, limits: Limits, settings: Settings

@@ -16,7 +16,7 @@ from handler.credentials import Auth, BearerAuth
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
-from handler.storage.download import downloaded
+from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
 from handler.targets import HfUpload, Upload
 
@@ -38,6 +38,9 @@ class HfStorage:
 
     def matches(self, url: str) -> bool:
         return url[:5].lower() == "hf://" or self._is_hub(url)
+
+    def check_url(self, url: str, auth: Auth | None) -> None:
+        check_url(self._resolved(url), auth=auth, settings=self._settings, trusted=True)
 
     def fetch(
         self,

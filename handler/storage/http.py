@@ -18,7 +18,7 @@ from handler.credentials import Auth
 from handler.errors import DeliveryError
 from handler.settings import Settings
 from handler.storage.auth import AuthFor, addressed, bare
-from handler.storage.download import downloaded
+from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, Version, reason
 from handler.targets import HttpUpload, Upload
 
@@ -29,6 +29,9 @@ class HttpStorage:
 
     def matches(self, url: str) -> bool:
         return url.lower().startswith(("http://", "https://"))
+
+    def check_url(self, url: str, auth: Auth | None) -> None:
+        check_url(url, auth=auth, settings=self._settings)
 
     def fetch(
         self,

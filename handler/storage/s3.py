@@ -42,6 +42,10 @@ class S3Storage:
     def matches(self, url: str) -> bool:
         return url[: len(_SCHEME)].lower() == _SCHEME
 
+    def check_url(self, url: str, auth: Auth | None) -> None:
+        _object(url)
+        self._account(auth)
+
     def fetch(
         self,
         url: str,
@@ -52,10 +56,8 @@ class S3Storage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        bucket, _, key = url[len(_SCHEME) :].partition("/")
+        bucket, key = _object(url)
         limits = Limits.of(_url(bucket, key), max_bytes, timeout_s)
-        if not bucket or not key:
-            raise InputUnavailable(f"{limits.name} is no S3 URL; it is s3://bucket/key.")
         # All attempts together have the time; what is then left of it is for the body.
         wait_s = max(1, min(IDLE_TIMEOUT_S, round(timeout_s / _ATTEMPTS)))
         client = _client(replace(self._account(auth), wait_s=wait_s))
@@ -71,6 +73,7 @@ class S3Storage:
     def check(self, upload: Upload, auth_for: AuthFor) -> None:
         assert isinstance(upload, S3Upload)
         _client(self._account_for(upload, _url(upload.bucket, upload.prefix), auth_for))
+        _check_name(upload.bucket)
 
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
@@ -143,8 +146,26 @@ class _Account:
     wait_s: int = IDLE_TIMEOUT_S
 
 
+def _object(url: str) -> tuple[str, str]:
+    """Bucket and key. Raises InputUnavailable."""
+    bucket, _, key = url[len(_SCHEME) :].partition("/")
+    if not bucket or not key:
+        raise InputUnavailable(f"{net.short(_url(bucket, key))} is no S3 URL; it is s3://bucket/key.")
+    return bucket, key
+
+
 def _url(bucket: str, key: str) -> str:
     return f"{_SCHEME}{bucket}/{key}"
+
+
+def _check_name(bucket: str) -> None:
+    from botocore.exceptions import ParamValidationError
+    from botocore.handlers import validate_bucket_name
+
+    try:
+        validate_bucket_name({"Bucket": bucket})
+    except ParamValidationError as exc:
+        raise BadRequest(f"{bucket!r} is no name of a bucket.", location="s3.bucket") from exc
 
 
 def _client(account: _Account) -> Any:

@@ -197,10 +197,36 @@ def test_every_door_refuses_it(
     assert inside[1] == []
 
 
-def test_a_download_refuses_it_too(strict: Callable[..., requests.Response], inside: tuple[int, list[bytes]]) -> None:
-    answer = strict("/download", url=f"http://127.0.0.1:{inside[0]}/x", model_type="loras", wait=True)
-    assert (answer.status_code, answer.json()["code"]) == (400, "FORBIDDEN_URL")
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_download_refuses_it_too(
+    strict: Callable[..., requests.Response], inside: tuple[int, list[bytes]], wait: bool
+) -> None:
+    """Without `wait` the answer was a 202."""
+    url = f"http://127.0.0.1:{inside[0]}/x"
+    endpoint = {"url": "s3://b/k", "auth": {**S3_INSIDE, "endpoint": url}}
+    for body in ({"url": url}, {"url": url.replace("//", "//user:password@")}, endpoint):
+        answer = strict("/download", **body, model_type="loras", wait=wait)
+        assert (answer.status_code, answer.json()["code"]) == (400, "FORBIDDEN_URL")
     assert inside[1] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("hf://a/b/model.safetensors", {"HF_ENDPOINT": "http://127.0.0.1:1"}),
+        ("http://127.0.0.1:1/a/b/resolve/main/model.safetensors", {"HF_ENDPOINT": "http://127.0.0.1:1"}),
+        ("s3://b/k", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}),
+        (
+            "http://127.0.0.1:1/account/container/blob",
+            {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=account;BlobEndpoint=http://127.0.0.1:1/account"},
+        ),
+        ("http://127.0.0.1:1/x", {"ALLOW_PRIVATE_URLS": "true"}),
+        ("https://no-such-name.invalid/x?a=b c#d", {}),
+    ],
+)
+def test_a_url_of_a_server_that_the_operator_named_may_be_inside(url: str, settings: dict[str, str]) -> None:
+    made = Settings.from_environ({"COMFYUI_URL": "http://127.0.0.1:9", **settings})
+    chosen(url, made).check_url(url, None)
 
 
 def test_a_redirect_to_an_address_inside_is_not_followed(inside: tuple[int, list[bytes]]) -> None:
