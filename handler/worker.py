@@ -3,8 +3,10 @@
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import orjson
 
 from handler.errors import ComfyCrashed, ComfyUnreachable, GpuLost, HandlerError, ServerStopped
 from handler.host import Host
@@ -28,7 +30,7 @@ class Worker:
         self._host = host
         self._tickets: set[Ticket] = set()
         self._lock = threading.Lock()
-        self._closing = False
+        self._over: Callable[[], HandlerError] | None = None
 
     def answer(self, job: Mapping[str, Any], ticket: Ticket, tell: Tell) -> dict[str, Any]:
         """What the SDK is to return for a job: its answer, or `error` with the rest of the error beside it.
@@ -37,10 +39,10 @@ class Worker:
         """
         try:
             self._enter(ticket)
-            return self._run(job, ticket, Progress(tell))
+            return _sendable(self._run(job, ticket, Progress(tell)))
         except HandlerError as exc:
             logger.info("job %s: %s: %s", job.get("id"), exc.code, exc.message)
-            return exc.answer() | ({"refresh_worker": True} if self._is_the_end(exc) else {})
+            return self._failed(exc)
         except Exception:
             # The SDK would send the traceback and the host's name to the caller.
             logger.exception("job %s: a bug", job.get("id"))
@@ -52,19 +54,23 @@ class Worker:
         """End one job; it need not have begun."""
         self._host.service.comfy.interrupt(ticket)
 
-    def close(self) -> None:
-        """End all jobs, also those that still come."""
+    def close(self, reason: Callable[[], HandlerError] = ServerStopped) -> None:
+        """End all jobs for this reason, also those that still come."""
         with self._lock:
-            self._closing = True
+            self._over = reason
             tickets = list(self._tickets)
         for ticket in tickets:
-            self._host.service.comfy.interrupt(ticket, ServerStopped())
+            self._host.service.comfy.interrupt(ticket, reason())
+
+    def abandoned(self) -> dict[str, Any]:
+        """What the SDK is to return for a job that does not end though the worker is closed."""
+        return self._failed((self._over or ServerStopped)())
 
     def _enter(self, ticket: Ticket) -> None:
         with self._lock:
             self._tickets.add(ticket)
-            if self._closing:
-                raise ServerStopped
+            if self._over is not None:
+                raise self._over()
 
     def _leave(self, ticket: Ticket) -> None:
         with self._lock:
@@ -78,6 +84,9 @@ class Worker:
         progress.queued(prepared.graph)
         return execute(prepared, self._host.service, on_message=progress.message).answer()
 
+    def _failed(self, exc: HandlerError) -> dict[str, Any]:
+        return _sendable(exc.answer()) | ({"refresh_worker": True} if self._is_the_end(exc) else {})
+
     def _is_the_end(self, exc: HandlerError) -> bool:
         if isinstance(exc, GpuLost):
             # Every later prompt of this ComfyUI would fail like this one.
@@ -90,6 +99,16 @@ def _event(job: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(job.get("input"), str):
         try:
             return {**job, "input": json.loads(job["input"])}
-        except ValueError:
+        except (ValueError, RecursionError):
             logger.debug("job %s: its input is a text that is no JSON", job.get("id"))
     return job
+
+
+def _sendable(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer with lone surrogates as question marks: the SDK sends UTF-8, which has none, and would send nothing."""
+    try:
+        orjson.dumps(answer)
+    except TypeError:
+        cleaned: dict[str, Any] = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+        return cleaned
+    return answer

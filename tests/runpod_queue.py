@@ -22,7 +22,8 @@ _POLL_S = 20
 class RunPodQueue:
     """Jobs that are put in are taken by the worker, and its results come out.
 
-    `progress` are the updates of running jobs, `asked` the paths that the worker has called, with the time of the first call.
+    `progress` are the updates of running jobs, each of which takes `progress_s` to arrive; `overtaken` the jobs whose result did
+    not arrive last. `asked` are the paths that the worker has called, with the time of the first call.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,9 @@ class RunPodQueue:
         self.stops: list[str] = []
         self.results: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self.progress: list[tuple[float, str, dict[str, Any]]] = []
+        self.progress_s = 0.0
+        self.overtaken: list[str] = []
+        self._ended: set[str] = set()
         self.asked: dict[str, float] = {}
         self.pings: list[dict[str, str]] = []
         self.url = ""
@@ -73,14 +77,14 @@ class RunPodQueue:
 
     async def _take(self, request: Request) -> Response:
         found = await self._poll(request, lambda: self.jobs)
-        return JSONResponse(self.jobs.pop(0)) if found else Response(status_code=204)
+        return _json(self.jobs.pop(0)) if found else Response(status_code=204)
 
     async def _take_batch(self, request: Request) -> Response:
         if not await self._poll(request, lambda: self.jobs):
             return Response(status_code=204)
         size = int(request.query_params["batch_size"])
         batch, self.jobs[:] = self.jobs[:size], self.jobs[size:]
-        return JSONResponse(batch)
+        return _json(batch)
 
     async def _stop(self, request: Request) -> Response:
         if not await self._poll(request, lambda: self.stops):
@@ -91,11 +95,19 @@ class RunPodQueue:
     async def _done(self, request: Request) -> Response:
         job, body = request.path_params["job"], json.loads(await request.body())
         if body.get("status") == "IN_PROGRESS":
+            await asyncio.sleep(self.progress_s)
             self.progress.append((time.monotonic(), job, body["output"]))
+            self.overtaken += [job] if job in self._ended else []
         else:
+            self._ended.add(job)
             self.results.put((job, body))
         return Response()
 
     async def _ping(self, request: Request) -> Response:
         self.pings.append(dict(request.query_params))
         return Response()
+
+
+def _json(content: Any) -> Response:
+    """As ASCII: jobs may hold lone surrogates."""
+    return Response(json.dumps(content), media_type="application/json")

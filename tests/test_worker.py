@@ -1,5 +1,6 @@
 """The RunPod worker: `python -m handler` in the SDK's own loop, against a small server that plays RunPod's queue."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,9 +12,14 @@ from typing import Any
 
 import pytest
 import requests
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tests import graphs
 from tests.conftest import wait_until
+from tests.live import served
 from tests.runpod_queue import RunPodQueue
 from tests.test_process import WARMUP, comfyui_processes, environment, running
 
@@ -22,6 +28,28 @@ from tests.test_process import WARMUP, comfyui_processes, environment, running
 def runpod() -> Iterator[RunPodQueue]:
     with RunPodQueue().running() as played:
         yield played
+
+
+class Store:
+    """A web server that does not answer to what is uploaded, until it ends."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked = self.ended = False
+
+    async def hold(self, _: Request) -> Response:
+        self.asked = True
+        while not self.ended:
+            await asyncio.sleep(0.05)
+        return Response()
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    played = Store()
+    with served(Starlette(routes=[Route("/{name}", played.hold, methods=["PUT"])])) as played.url:
+        yield played
+        played.ended = True
 
 
 def files(home: Path) -> list[Path]:
@@ -39,7 +67,15 @@ def job(name: str, prompt: graphs.Graph) -> dict[str, Any]:
     return {"id": name, "input": {"workflow": prompt}}
 
 
-BAD: list[Any] = [None, [], "text", '"text"', {"workflow": {"nodes": []}}, {"workflow": graphs.empty(), "images": [1]}]
+BAD: list[Any] = [
+    None,
+    [],
+    "text",
+    '"text"',
+    {"workflow": {"nodes": []}},
+    {"workflow": graphs.empty(), "images": [1]},
+    "[" * 20000,
+]
 
 
 def test_jobs_run_through_the_sdk_s_loop(runpod: RunPodQueue, tmp_path: Path) -> None:
@@ -48,11 +84,13 @@ def test_jobs_run_through_the_sdk_s_loop(runpod: RunPodQueue, tmp_path: Path) ->
         {"id": "job-2", "input": {"workflow": "flux/txt2img", "input": {"prompt": "a", "width": 256, "height": 256}}},
         {"id": "job-3", "input": {"prompt": graphs.changed(graphs.txt2img(), "30", ckpt_name="none")}},
         {"id": "job-4", "input": json.dumps({"workflow": graphs.empty()})},
+        {"id": "job-5", "input": {"prompt": graphs.txt2img("a \ud800 fox")}},
+        {"id": "job-6", "input": {"prompt": graphs.changed(graphs.txt2img(), "30", ckpt_name="no\ud800")}},
         *({"id": f"bad-{n}", "input": given} for n, given in enumerate(BAD)),
     ]
     env = environment(tmp_path, WARMUP_PROMPT_FILE=str(WARMUP), RUNPOD_CONCURRENCY="4", **runpod.env())
     with running("handler", env) as worker:
-        results = runpod.taken(4 + len(BAD))
+        results = runpod.taken(6 + len(BAD))
         worker.child.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert results["job-1"]["output"]["filenames"] == ["job-1_Flux_00001_.png"]
@@ -62,6 +100,8 @@ def test_jobs_run_through_the_sdk_s_loop(runpod: RunPodQueue, tmp_path: Path) ->
     assert results["job-3"]["output"]["location"] == "prompt.30.inputs.ckpt_name"
     assert results["job-3"]["error"].startswith("Node 30 (CheckpointLoaderSimple): ckpt_name 'none'")
     assert results["job-4"]["output"]["images"][0]["filename"] == "E_00001_.png"
+    assert results["job-5"]["output"]["prompt"]["6"]["inputs"]["text"] == "a ? fox"
+    assert results["job-6"]["output"]["code"] == "PROMPT_REJECTED"
     for n in range(len(BAD)):
         bad = results[f"bad-{n}"]
         assert (bad["output"]["code"], "\n" in bad["error"]) == ("BAD_REQUEST", False)
@@ -118,13 +158,15 @@ def test_with_a_grace_jobs_finish_after_sigterm(runpod: RunPodQueue, tmp_path: P
         assert worker.wait() == 0
 
 
-def test_sigterm_while_comfyui_starts_leaves_nothing(runpod: RunPodQueue, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_comfyui_starts_leaves_nothing(runpod: RunPodQueue, tmp_path: Path, number: int) -> None:
     command = f"{sys.executable} -c 'import time; time.sleep(60)' {tmp_path}"
     env = environment(tmp_path, CMD=command, STARTUP_CHECK_MAX_TRIES="60", **runpod.env())
     with running("handler", env) as worker:
         wait_until(lambda: len(comfyui_processes(tmp_path)) == 1)
-        worker.child.send_signal(signal.SIGTERM)
+        worker.child.send_signal(number)
         assert worker.wait() == 0, worker.text()
+        assert "Traceback" not in worker.text()
     assert comfyui_processes(tmp_path) == []
 
 
@@ -145,6 +187,44 @@ def test_progress_is_told_twice_a_second_at_most(runpod: RunPodQueue, tmp_path: 
     stats = sum(1 for _ in told)
     spent = runpod.progress[-1][0] - runpod.progress[0][0]
     assert stats <= spent / 0.5 + 2
+
+
+def test_the_result_arrives_after_the_progress(runpod: RunPodQueue, tmp_path: Path) -> None:
+    """RunPod showed ended jobs as IN_PROGRESS: the SDK sends each update on a thread and a connection of its own."""
+    runpod.progress_s = 0.3
+    runpod.jobs = [{"id": f"job-{n}", "input": {"prompt": graphs.txt2img(steps=20 + 7 * n)}} for n in range(4)]
+    with running("handler", environment(tmp_path, RUNPOD_CONCURRENCY="2", **runpod.env())):
+        runpod.taken(4)
+        time.sleep(0.5)
+    assert runpod.progress
+    assert runpod.overtaken == []
+
+
+@pytest.mark.parametrize("dies", ["worker", "comfyui"])
+def test_at_the_end_all_jobs_are_answered_and_none_is_taken(
+    runpod: RunPodQueue, tmp_path: Path, store: Store, dies: str
+) -> None:
+    """A job in an upload that nobody can end got no result, and the worker took and failed others while it waited for it."""
+    env = environment(tmp_path, RUNPOD_CONCURRENCY="3", ALLOW_PRIVATE_URLS="true", **runpod.env())
+    with running("handler", env) as worker:
+        uploading = {"prompt": graphs.empty(), "http_upload": {"url_prefix": store.url}}
+        runpod.jobs = [{"id": "uploading", "input": uploading}, job("running", graphs.sleep(60))]
+        wait_until(lambda: store.asked and inside(env) == 1)
+        code = {"worker": "SERVER_STOPPED", "comfyui": "COMFYUI_CRASHED"}[dies]
+        if dies == "worker":
+            worker.child.send_signal(signal.SIGTERM)
+        else:
+            os.kill(comfyui_processes(tmp_path)[0], signal.SIGKILL)
+        wait_until(lambda: not runpod.results.empty())
+        # One poll may have been under way.
+        runpod.jobs = [job(f"next-{n}", graphs.empty()) for n in range(10)]
+        assert (worker.wait() == 0) == (dies == "worker")
+    results = dict(runpod.results.get() for _ in range(runpod.results.qsize()))
+    assert {"uploading", "running"} <= results.keys()
+    assert len(results) + len(runpod.jobs) == 12
+    assert len(runpod.jobs) >= 9
+    assert {result["output"]["code"] for result in results.values()} == {code}
+    assert {result.get("stopPod", False) for result in results.values()} == {dies == "comfyui"}
 
 
 def test_a_worker_whose_comfyui_dies_takes_itself_out(runpod: RunPodQueue, tmp_path: Path) -> None:
@@ -188,6 +268,17 @@ def test_refresh_worker_resets_it_after_a_job(runpod: RunPodQueue, tmp_path: Pat
         assert worker.wait() == 0
     assert result["stopPod"] is True
     assert result["output"]["images"]
+
+
+def test_refresh_worker_lets_the_other_jobs_finish(runpod: RunPodQueue, tmp_path: Path) -> None:
+    env = environment(tmp_path, REFRESH_WORKER="true", RUNPOD_CONCURRENCY="2", **runpod.env())
+    with running("handler", env) as worker:
+        runpod.jobs = [job("short", graphs.empty()), job("long", graphs.sleep(2)), job("next", graphs.empty())]
+        results = runpod.taken(2)
+        assert worker.wait() == 0
+    assert [one["id"] for one in runpod.jobs] == ["next"]
+    assert [results[name]["output"]["images"][0]["type"] for name in ("short", "long")] == ["base64", "base64"]
+    assert [results[name].get("stopPod", False) for name in ("short", "long")] == [False, True]
 
 
 @pytest.mark.parametrize(
