@@ -16,8 +16,9 @@ from emulator.door import Door
 from emulator.prompts import cancelled_on_disconnect
 from handler import HandlerError, Job, Result, Service, Settings, net, workflows
 from handler.errors import ServerStopped
-from handler.event import validated, webhook_url
+from handler.event import webhook_url
 from handler.result import encoded
+from handler.validation import validated
 from handler.webhooks import Delivery
 
 ROUTE = "/v1/inference/black-forest-labs/FLUX-1-schnell"
@@ -80,7 +81,7 @@ async def infer(request: Request) -> Response:
     """Draw a picture."""
     door: Door = request.app.state.door
     began = time.monotonic()
-    wish = await _wish(request, door.service.settings)
+    wish = await door.while_open(_wish(request, door.service.settings))
     seed = random.randrange(1 << 32) if wish.seed is None else wish.seed
     job = await door.admit(lambda: _event(wish, seed, door.service))
 

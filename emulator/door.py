@@ -8,12 +8,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-import anyio
 from anyio import to_thread
 
 from emulator.errors import QueueFull
 from emulator.salad import DeletionCost
-from emulator.threads import Threads
+from emulator.threads import Kinds
 from handler import (
     HandlerError,
     Host,
@@ -37,15 +36,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What may have to wait for another server has threads of its own, so that it keeps nothing else waiting. A request holds one of
-# a kind at a time; where all are taken it waits without one.
-_PREPARE_THREADS = 8
-_FETCH_THREADS = 8
-_DOWNLOAD_THREADS = 8
-_EXECUTE_THREADS = 20
-_UPLOAD_THREADS = 8
-_PROBE_THREADS = 4
-_SPARE_THREADS = 4
 INTERRUPT_S = 15
 """What interrupted jobs need to clean up and to leave word."""
 _POLL_INTERVAL_S = 0.05
@@ -67,20 +57,14 @@ class Door:
         # The requests that have been taken and not been finished, and those of them that have been prepared.
         self._tickets: dict[str, Ticket] = {}
         self._jobs: dict[str, Job] = {}
+        self._others = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ending: asyncio.Task[None] | None = None
         # Done when nothing is waited for any more.
         self._over: asyncio.Future[None] | None = None
-        # Not AnyIO's default limiter: what waits in these must not delay a probe.
-        self._preparing = anyio.CapacityLimiter(_PREPARE_THREADS)
-        spare = anyio.CapacityLimiter(_SPARE_THREADS)
-        self._fetching = Threads(_FETCH_THREADS, spare=spare)
-        self._downloading = Threads(_DOWNLOAD_THREADS, spare=spare)
-        self._executing = Threads(max(_EXECUTE_THREADS, settings.comfyui_inflight), spare=spare)
-        self._uploading = Threads(_UPLOAD_THREADS, spare=spare)
-        self._probing = anyio.CapacityLimiter(_PROBE_THREADS)
+        self._threads = Kinds(settings.comfyui_inflight)
         self._starter = threading.Thread(target=self._start, name="start", daemon=True)
 
     @property
@@ -115,13 +99,26 @@ class Door:
             assert self._ending is not None
             await self._ending
         finally:
-            await to_thread.run_sync(self.host.stop, limiter=self._probing)
+            await to_thread.run_sync(self.host.stop, limiter=self._threads.probing)
             if self._deletion_cost:
                 self._deletion_cost.stop()
 
+    async def while_open(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work gives: something that a client waits for and that is no prompt. A shutdown gives it SHUTDOWN_GRACE_S.
+
+        Raises ServerStopped then, and the work goes on unseen.
+        """
+        self._others += 1
+        self._idle.clear()
+        try:
+            return await self._unless_over(self._spawn(work))
+        finally:
+            self._others -= 1
+            self._note_idle()
+
     async def ask(self, question: Callable[[], T]) -> T:
         """Something short about ComfyUI, on a thread that no prompt holds."""
-        return await to_thread.run_sync(question, limiter=self._probing)
+        return await to_thread.run_sync(question, limiter=self._threads.probing)
 
     async def admit(self, event: Callable[[], Mapping[str, Any]]) -> Job:
         """The job of an event, which is made on the thread that prepares it. To be finished or left to `finish_later`.
@@ -167,9 +164,12 @@ class Door:
 
     def _leave(self, ticket: Ticket) -> None:
         del self._tickets[ticket.prompt_id]
-        if not self._tickets:
-            self._idle.set()
+        self._note_idle()
         self._count()
+
+    def _note_idle(self) -> None:
+        if not self._tickets and not self._others:
+            self._idle.set()
 
     def _count(self) -> None:
         if self._deletion_cost:
@@ -196,9 +196,9 @@ class Door:
         try:
             try:
                 work = partial(self._prepare, event, ticket, quick=True)
-                return await to_thread.run_sync(work, limiter=self._preparing, abandon_on_cancel=True)
+                return await to_thread.run_sync(work, limiter=self._threads.preparing, abandon_on_cancel=True)
             except NeedsDownload as needs:
-                threads = self._downloading if needs.of_models else self._fetching
+                threads = self._threads.downloading if needs.of_models else self._threads.fetching
                 return await threads.run(partial(self._prepare, event, ticket), ticket, needs.deadline)
         except BaseException:
             self._leave(ticket)
@@ -215,9 +215,9 @@ class Door:
         self._jobs[job.ticket.prompt_id] = job
         try:
             if job.request.upload is None and job.bucket is None:
-                return await self._executing.run(partial(self._execute, job, shape), job.ticket, job.deadline)
-            made = await self._executing.run(partial(self._produce, job), job.ticket, job.deadline)
-            return await self._uploading.run(partial(self._deliver, made, shape), job.ticket, job.deadline)
+                return await self._threads.executing.run(partial(self._execute, job, shape), job.ticket, job.deadline)
+            made = await self._threads.executing.run(partial(self._produce, job), job.ticket, job.deadline)
+            return await self._threads.uploading.run(partial(self._deliver, made, shape), job.ticket, job.deadline)
         finally:
             del self._jobs[job.ticket.prompt_id]
             self._leave(job.ticket)

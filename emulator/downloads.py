@@ -16,10 +16,10 @@ from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
 from handler import HandlerError, storage
 from handler.credentials import Auth
-from handler.event import validated
 from handler.models import Models
 from handler.net import LONGEST_URL, shown
 from handler.threads import begun
+from handler.validation import validated
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,12 @@ class Downloads:
     async def download(self, request: Request) -> Response:
         """Fetch a model into a model folder."""
         door: Door = request.app.state.door
-        body = parsed_json(await json_body(request, door.service.settings))
+        body = parsed_json(await door.while_open(json_body(request, door.service.settings)))
         wanted = validated(DownloadRequest, body)
         answer = await _done(lambda: _checked(wanted, door), self._looked_at)
         if wanted.wait:
-            return _json(200, answer | await _done(lambda: _downloaded(wanted, door.service.models), self._awaited))
+            work = _done(lambda: _downloaded(wanted, door.service.models), self._awaited)
+            return _json(200, answer | await door.while_open(work))
         task = asyncio.create_task(self._finish_unseen(wanted, door.service.models))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -18,7 +18,10 @@ class ApiKeys:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         given = settings.api_keys.get_secret_value() if settings.api_keys else ""
-        self._keys = [key.strip().encode() for key in given.split(",") if key.strip()]
+        keys = [key.strip() for key in given.split(",") if key.strip()]
+        # A header is bytes: some clients write UTF-8 and others Latin-1, where that has the characters.
+        self._keys = [key.encode() for key in keys]
+        self._keys += [key.encode("latin-1") for key in keys if max(key) <= "\xff" and not key.isascii()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._keys or scope["path"] in _OPEN or self._knows(Headers(scope=scope)):
@@ -31,5 +34,5 @@ class ApiKeys:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         shown = [headers.get("salad-api-key", ""), token.strip() if scheme.lower() == "bearer" else ""]
         # Each is compared with all, and for as long: the time tells nothing about the keys.
-        found = [compare_digest(one.encode(), key) for one in shown for key in self._keys]
+        found = [compare_digest(one.encode("latin-1"), key) for one in shown for key in self._keys]
         return True in found

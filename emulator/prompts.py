@@ -15,8 +15,8 @@ from starlette.responses import Response
 from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
 from handler import Job, accepted
-from handler.event import validated
 from handler.result import encoded
+from handler.validation import validated
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def workflow(route: str) -> Callable[[Request], Awaitable[Response]]:
 
 async def _answer(request: Request, route: str | None) -> Response:
     door: Door = request.app.state.door
-    body = await json_body(request, door.service.settings)
+    body = await door.while_open(json_body(request, door.service.settings))
     job = await door.admit(lambda: _event(body, route))
     if job.request.deferred:
         door.finish_later(job)
@@ -82,7 +82,7 @@ class InterruptRequest(BaseModel):
 async def interrupt(request: Request) -> Response:
     """End a prompt that waits or runs."""
     door: Door = request.app.state.door
-    given = parsed_json(await json_body(request, door.service.settings))
+    given = parsed_json(await door.while_open(json_body(request, door.service.settings)))
     request_id = validated(InterruptRequest, given).id
     was = await door.interrupt(request_id)
     if was is None:

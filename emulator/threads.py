@@ -70,3 +70,20 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None
     """From another thread, at the end of the server perhaps."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function)
+
+
+class Kinds:
+    """The threads for each kind of work on requests, of which a request holds one at a time.
+
+    What may have to wait for another server has some for itself: fetching inputs, downloading models, uploading outputs. None
+    are AnyIO's own, so that nothing which waits here delays a probe.
+    """
+
+    def __init__(self, inflight: int) -> None:
+        spare = anyio.CapacityLimiter(4)
+        self.probing = anyio.CapacityLimiter(4)
+        self.preparing = anyio.CapacityLimiter(8)
+        self.fetching = Threads(8, spare=spare)
+        self.downloading = Threads(8, spare=spare)
+        self.executing = Threads(max(20, inflight), spare=spare)
+        self.uploading = Threads(8, spare=spare)

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
 from handler.credentials import S3Auth
-from handler.event import validated
 from handler.settings import BadSettings, Settings
 from handler.targets import BucketUpload
+from handler.validation import validated
 
 
 class S3Config(BaseModel):

@@ -1,7 +1,7 @@
 """What may come in: the event's input, validated."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 from uuid import uuid4
 
 from pydantic import (
@@ -10,7 +10,6 @@ from pydantic import (
     Discriminator,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -20,6 +19,7 @@ from handler.credentials import Auth, Credential, chosen
 from handler.errors import BadRequest
 from handler.net import LONGEST_URL, echoed, origin
 from handler.targets import AzureUpload, ConvertOutput, ConvertPng, HfUpload, HttpUpload, S3Upload, Upload
+from handler.validation import check_json, validated
 
 
 class Node(TypedDict):
@@ -234,6 +234,7 @@ def parsed(event: Mapping[str, Any]) -> Request:
     given = event.get("input")
     if not isinstance(given, dict):
         raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")
+    check_json(given)
     if isinstance(event.get("id"), str):
         given = {"id": event["id"], **given}
     if "workflow" in given and "prompt" not in given:
@@ -241,44 +242,3 @@ def parsed(event: Mapping[str, Any]) -> Request:
             return validated(WorkerRequest, given)
         return validated(WorkflowRequest, given)
     return validated(PromptRequest, given)
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-_MOST_FAULTS = 20
-
-
-def validated(
-    model: type[Model], given: Any, *, at: str = "", context: Mapping[str, Any] | None = None, strict: bool = True
-) -> Model:
-    """An instance of a model from a caller's value, or a BadRequest that lists everything that is wrong with it.
-
-    `at` is where the value stands in the request; the location of the error begins with it. Not `strict` is for forms, whose
-    values are all texts.
-    """
-    try:
-        return model.model_validate(given, strict=strict, context=dict(context or {}))
-    except ValidationError as exc:
-        faults = [(_path(error["loc"], given, at), error) for error in exc.errors(include_url=False)]
-        told = [f"`{path}`: {_sentence(error)}" if path else _sentence(error) for path, error in faults[:_MOST_FAULTS]]
-        text = "; ".join(told) + (f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else "")
-        raise BadRequest(text if text.endswith("?") else f"{text}.", location=faults[0][0] or None) from exc
-
-
-def _sentence(error: Any) -> str:
-    # pydantic puts "Value error, " before the text of our own validators.
-    own = error.get("ctx", {}).get("error")
-    return str(own) if own is not None else str(error["msg"])
-
-
-def _path(loc: tuple[int | str, ...], given: Any, at: str) -> str:
-    """pydantic's location without the tags of unions, which are no part of the caller's value."""
-    path = [at] if at else []
-    for depth, part in enumerate(loc):
-        inside = isinstance(given, (dict, list)) and part in (given if isinstance(given, dict) else range(len(given)))
-        if inside:
-            given = given[part]
-        elif depth < len(loc) - 1:
-            continue
-        path.append(str(part))
-    return ".".join(path)

@@ -24,6 +24,8 @@ class NodeClass:
 # A name on disk has at most 255 bytes, and ComfyUI adds a number and an ending.
 _LONGEST_NAME = 200
 _LONGEST_STEM = 100
+# Of a prefix: so that with all of them the path stays below the 4,096 bytes that Linux takes.
+_MOST_FOLDERS = 16
 # SaveImage's own.
 _DEFAULT_PREFIX = "ComfyUI"
 
@@ -146,6 +148,7 @@ def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | Non
         value = re.sub(r"[\x00-\x1f]", "_", value)
         parts = [_cut(part, _LONGEST_NAME) for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
         name = parts.pop() if parts else ""
+        del parts[_MOST_FOLDERS:]
         if stem is None:
             return "/".join([folder, *parts, name or _DEFAULT_PREFIX])
         return "/".join([folder, *parts, _cut(f"{stem}_{name}", _LONGEST_NAME) if keep and name else stem])

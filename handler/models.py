@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_DOWNLOAD_S = 4 * 3600.0
 _ACCESS_TIMEOUT_S = 60.0
+# Of a file system, in bytes.
+_LONGEST_NAME = 255
 
 Hold = contextlib.ExitStack
 """Files in use: none of them is removed before it is closed. One that is dropped lets go as well."""
@@ -161,7 +163,10 @@ class Models:
             raise BadRequest(f"MODEL_DIR={str(root)!r} is no folder on this disk, so no model can be downloaded.")
         path, parts = root / name, name.split("/")
         # ComfyUI names custom_nodes among its model folders; what lies there is run as code.
-        strange = any(part.startswith(".") or part in ("", "custom_nodes") or "\\" in part for part in parts)
+        strange = any(
+            part.startswith(".") or part in ("", "custom_nodes") or "\\" in part or len(part.encode()) > _LONGEST_NAME
+            for part in parts
+        )
         if strange or "\0" in name or not (path.is_dir() or name in self._folders()):
             known = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
             raise BadRequest(f"There is no model folder {name!r}; there are: {known}.", location="model_type")

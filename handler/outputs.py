@@ -72,7 +72,7 @@ def read(outputs: Mapping[str, Any], graph: Graph, comfy: Comfy, *, output_dir: 
     for node_id in graph:
         ui = outputs.get(node_id) or {}
         found += [_file(one, graph, comfy, output_dir, folder) for one in _files(node_id, ui) if one.type == "output"]
-        found += [Output(node_id, None, text.encode(), "text/plain") for text in _texts(ui)]
+        found += [Output(node_id, None, text.encode(errors="replace"), "text/plain") for text in _texts(ui)]
     return found
 
 

@@ -3,15 +3,18 @@
 import difflib
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 logger = logging.getLogger(__name__)
 
+# Of seconds, megabytes and gigabytes: Python cannot wait much longer, nor count to infinity.
+_MOST = 1e9
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -189,6 +192,27 @@ class Settings(BaseModel):
         except ValidationError as exc:
             faults = [(str(error["loc"][0]).upper(), error["msg"]) for error in exc.errors()]
             raise BadSettings("; ".join(f"{_named(name, environ)}: {text}" for name, text in faults)) from exc
+
+    @field_validator("api_keys")
+    @classmethod
+    def _some(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().replace(",", "").strip():
+            raise ValueError("there is no key in it; leave it unset to let everybody in")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        if isinstance(value, float) and not value <= _MOST:
+            raise ValueError(f"at most {_MOST:,.0f} is possible")
+        return value
+
+    @field_validator("cmd")
+    @classmethod
+    def _command(cls, value: str | None) -> str | None:
+        if value and not shlex.split(value):  # raises ValueError itself, for a quotation without an end
+            raise ValueError("there is no command in it")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from handler.choices import CHECKPOINT, Ask
-from handler.event import Graph, validated
+from handler.event import Graph
+from handler.validation import validated
 
 _GRAPH = TypeAdapter(Graph)
 
@@ -48,9 +49,9 @@ def expanded(
 ) -> tuple[dict[str, Any], Graph]:
     """The workflow's fields, defaults filled in, and the graph made of them. Raises BadRequest."""
     filled = {**checkpoint_defaults(workflow, ask, warmup_checkpoint), **given}
-    request = validated(workflow.schema, filled, at="input", context={"options": ask})
+    request = validated(workflow.schema, filled, at="input", context={"options": ask}, is_json=True)
     # Not the caller's fault when this fails: what the file makes of a valid request must be a graph.
-    return request.model_dump(), _GRAPH.validate_python(workflow.generate(request))
+    return request.model_dump(mode="json"), _GRAPH.validate_python(workflow.generate(request))
 
 
 def checkpoint_defaults(workflow: Workflow, ask: Ask, warmup_checkpoint: str | None) -> dict[str, str]:

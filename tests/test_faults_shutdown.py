@@ -1,10 +1,12 @@
 """SIGTERM with work in every phase, and SIGKILL: everybody is told, and nothing is left behind."""
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -17,6 +19,7 @@ from tests import graphs
 from tests.conftest import wait_until
 from tests.faulty import Api, serving
 from tests.live import served, stand_in
+from tests.raw import HEAD, answered, dripping, scripted
 from tests.receivers import Receiver
 from tests.test_process import Server, comfyui_processes, environment, running
 
@@ -105,6 +108,30 @@ def test_after_the_grace_everybody_is_told(tmp_path: Path, store: Store, hook: R
     assert told == {("prompt.failed", name, "SERVER_STOPPED") for name in ("waiting", "up")}
     # What was being uploaded is kept.
     assert len(list((tmp_path / "output").rglob("*.png"))) == 1
+
+
+def test_who_waits_for_something_else_than_a_prompt_is_told_as_well(tmp_path: Path) -> None:
+    slow = dripping(HEAD + b"Content-Length: 1000000\r\n\r\n")
+    with scripted(slow) as files, serving(tmp_path, SHUTDOWN_GRACE_S="0.5") as api:
+        fetching = api.begin(prompt=graphs.load(f"{files}/a.png"))
+        wait_until(lambda: list((tmp_path / "input").rglob("*.part")) != [])
+        body = {"url": f"{files}/m.safetensors", "model_type": "loras", "wait": True}
+        download = api.pool.submit(requests.post, f"{api.url}/download", json=body, timeout=60)
+        url = urlsplit(api.url)
+        with socket.create_connection((str(url.hostname), int(url.port or 0)), timeout=60) as half:
+            half.sendall(
+                b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            )
+            wait_until(lambda: list((tmp_path / "cache").rglob("*.lock")) != [])
+            began = stop(api)
+            assert answered(half)[0] == 503
+        for job in (fetching, download):
+            assert (job.result(30).status_code, job.result().json()["code"]) == (503, "SERVER_STOPPED")
+        assert api.server.wait() == 0
+        print(f"over after {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < 15
+        assert "Traceback" not in api.server.text()
+    assert list((tmp_path / "input").iterdir()) == []
 
 
 def test_a_hanging_comfyui_does_not_hold_up_the_end(tmp_path: Path) -> None:

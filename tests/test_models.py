@@ -194,7 +194,9 @@ def test_a_name_stays_in_the_folder(world: World, given: str, name: str | None) 
         assert path == world.home / "models/loras" / name
 
 
-@pytest.mark.parametrize("folder", ["nope", "", ".", "..", "loras/..", "/tmp", "../input", "custom_nodes", "loras//"])
+@pytest.mark.parametrize(
+    "folder", ["nope", "", ".", "..", "loras/..", "/tmp", "../input", "custom_nodes", "loras//", "\u00fc" * 200]
+)
 def test_a_folder_is_one_of_comfyuis(world: World, folder: str) -> None:
     (world.home / "models/custom_nodes").mkdir()
     with pytest.raises(BadRequest, match="no model folder") as caught:

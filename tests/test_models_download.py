@@ -2,14 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
-from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -32,8 +31,8 @@ class Door:
     def __init__(self) -> None:
         self.service: Any = None
 
-    async def ask(self, question: Callable[[], Any]) -> Any:
-        return await to_thread.run_sync(question)
+    async def while_open(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await work
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,19 @@ def test_a_subfolder_in_the_prefix_is_kept_in_the_name(service: Service, clean: 
 
 
 @pytest.mark.parametrize(
-    "prefix", ["../../up", "/abs/olute", "..\\win", "a/../../b", "x" * 400, "é" * 400 + "/y", "", "/", "a\0\n"]
+    "prefix",
+    [
+        "../../up",
+        "/abs/olute",
+        "..\\win",
+        "a/../../b",
+        "x" * 400,
+        "é" * 400 + "/y",
+        "a/" * 3000 + "x",
+        "",
+        "/",
+        "a\0\n",
+    ],
 )
 def test_a_prefix_cannot_leave_the_job_s_folder(service: Service, clean: Comfyui, prefix: str) -> None:
     answer = asked(service, graphs.empty(prefix=prefix), id="i")
@@ -225,6 +237,10 @@ def test_a_prompt_text_of_a_megabyte_works(service: Service, clean: Comfyui) -> 
         (None, "input", "needs an `input` object"),
         ([], "input", "needs an `input` object"),
         ("text", "input", "needs an `input` object"),
+        ({"prompt": graphs.empty(prefix="\ud800")}, "input", "surrogates not allowed"),
+        ({"prompt": graphs.empty(), "webhook": "http://h/\ud800"}, "input", "surrogates not allowed"),
+        ({"prompt": graphs.empty(width=10**5000)}, "input", "digits"),
+        ({"prompt": graphs.empty(), "id": Path("x")}, "input", "JSON serializable"),
         ({}, "prompt", "Field required"),
         ({"prompt": None}, "prompt", "valid dictionary"),
         ({"prompt": "text"}, "prompt", "valid dictionary"),

@@ -51,6 +51,12 @@ def test_an_ipv6_address_is_put_in_brackets() -> None:
         ("LOG_LEVEL", "loud"),
         ("ALLOW_PRIVATE_URLS", "perhaps"),
         ("COMFYUI_URL", "gpu:8188"),
+        ("PROMPT_TIMEOUT_S", "inf"),
+        ("MAX_INPUT_SIZE_MB", "nan"),
+        ("SHUTDOWN_GRACE_S", "10000000000"),
+        ("API_KEYS", " , "),
+        ("CMD", "  "),
+        ("CMD", 'python "x'),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(name: str, value: str) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from handler import webhooks
 from handler.errors import HandlerError, OutOfMemory, PromptRejected
-from handler.event import PromptRequest, validated
+from handler.event import PromptRequest
 from handler.outbox import Delivery
 from handler.result import Result
+from handler.validation import validated
 from tests import graphs
 
 GRAPH = graphs.txt2img()

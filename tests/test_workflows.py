@@ -28,6 +28,22 @@ def generate_workflow(input):
 """
 
 
+TYPED = """
+import datetime, enum
+from pydantic import BaseModel
+class Method(str, enum.Enum):
+    fast = "fast"
+class RequestSchema(BaseModel):
+    method: Method
+    size: tuple[int, int]
+    when: datetime.datetime | None = None
+def generate_workflow(input):
+    size = {"width": input.size[0], "height": input.size[1], "batch_size": 1, "color": input.when.year}
+    return {"1": {"class_type": "EmptyImage", "inputs": size},
+            "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": input.method.value, "images": ["1", 0]}}}
+"""
+
+
 def asked(service: Service, route: str, /, **fields: Any) -> dict[str, Any]:
     return run({"input": {"workflow": route, "input": fields}}, service)
 
@@ -204,3 +220,14 @@ def test_each_warm_up_graph_runs(service: Service, clean: Comfyui, model: str) -
     warm = of(service, warmup_prompt_file=service.settings.workflow_dir / "warmup" / f"{model}.json")
     assert warm.warmup_prompt is not None
     assert len(run({"input": {"prompt": warm.warmup_prompt}}, warm)["images"]) == 1
+
+
+def test_fields_may_be_of_types_that_json_has_no_word_for(service: Service, clean: Comfyui, tmp_path: Path) -> None:
+    (tmp_path / "typed.py").write_text(TYPED)
+    own = of(service, workflow_dir=tmp_path)
+    fields = {"method": "fast", "size": [64, 32], "when": "2026-01-02T03:04:05Z"}
+    answer = asked(own, "typed", **fields)
+    assert answer["input"] == fields
+    assert graphs.opened(answer["images"][0]).size == (64, 32)
+    assert "_fast_" in answer["filenames"][0]
+    assert refused(own, "typed", **fields | {"size": ["64", 32]}).location == "input.size.0"

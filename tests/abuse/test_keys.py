@@ -41,6 +41,8 @@ def test_the_documentation_asks_for_a_key_like_the_rest(keyed: Call, path: str) 
     assert keyed(f"GET {path}") == b"401"
     assert keyed(f"GET {path}", b"Salad-Api-Key: key-1") == b"200"
     assert keyed(f"GET {path}", b"Authorization: Bearer key-1") == b"200"
+    assert keyed(f"GET {path}", b"Salad-Api-Key: schl\xc3\xbcssel") == b"200"
+    assert keyed(f"GET {path}", b"Salad-Api-Key: schl\xfcssel") == b"200"
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
