@@ -1,7 +1,10 @@
 """The OpenAPI document, made of the pydantic models."""
 
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -12,7 +15,7 @@ from emulator.downloads import DownloadRequest
 from emulator.prompts import InterruptRequest
 from handler import HandlerError, Service, __version__, workflows
 from handler.choices import CHOICE
-from handler.event import Options, PromptRequest
+from handler.event import PromptRequest
 from handler.result import Result
 from handler.workflows import Workflow
 
@@ -65,21 +68,17 @@ Json = dict[str, Any]
 
 def document(service: Service) -> Json:
     """The OpenAPI 3.1 document of all routes. Lists of ComfyUI's are left open while it does not answer."""
-    bodies = {route: _body(workflow) for route, workflow in service.workflows.items()}
-    models: list[type[BaseModel]] = [
-        PromptRequest,
-        InterruptRequest,
-        DownloadRequest,
-        InferenceRequest,
-        *bodies.values(),
-    ]
+    models: list[type[BaseModel]] = [PromptRequest, InterruptRequest, DownloadRequest, InferenceRequest]
     _, requests = models_json_schema([(model, "validation") for model in models], by_alias=True, ref_template=_REF)
     answers: list[type[BaseModel]] = [Result, Accepted, Interrupted, Downloaded, Inference, Status, Error]
     _, results = models_json_schema([(model, "serialization") for model in answers], ref_template=_REF)
     schemas: Json = {**results["$defs"], **requests["$defs"]}
-    ask = _Lists(service)
+    names, ask = _names(service.workflows), _Lists(service)
     for route, workflow in service.workflows.items():
-        _fill(schemas[_name(route) + "Input"], workflow, ask, service.warmup_checkpoint)
+        name = names[route]
+        schemas |= _inputs(workflow, name)
+        schemas[f"{name}Request"] = _request(schemas["PromptRequest"], name)
+        _fill(schemas[f"{name}Input"], workflow, ask, service.warmup_checkpoint)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -93,28 +92,44 @@ def document(service: Service) -> Json:
             "/prompt": _post(PromptRequest, _PROMPT_DOC, _RUN),
             "/download": _post(DownloadRequest, _DOWNLOAD_DOC, _DOWNLOAD),
             "/interrupt": _post(InterruptRequest, _INTERRUPT_DOC, _INTERRUPT),
-            **_workflow_paths(service, schemas),
+            **_workflow_paths(service, names, schemas),
             **({ROUTE: _post(InferenceRequest, _INFERENCE_DOC, _INFERENCE)} if offered(service) else {}),
         },
         "components": {"schemas": schemas},
     }
 
 
-def _body(workflow: Workflow) -> type[BaseModel]:
-    """The request body of a workflow: the options of POST /prompt with `input` in place of `prompt`."""
-    fields = create_model(f"{_name(workflow.route)}Input", __base__=workflow.schema)
-    input_field = (fields, Field(description="The fields of the workflow."))
-    return create_model(f"{_name(workflow.route)}Request", __base__=Options, input=input_field)
+def _names(routes: Iterable[str]) -> dict[str, str]:
+    """Route to what its schemas' names begin with: ASCII, and no two alike."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for route in routes:
+        name = "Workflow" + "".join(word.capitalize() for word in re.findall("[a-zA-Z0-9]+", route))
+        seen[name] += 1
+        names[route] = name if seen[name] == 1 else f"{name}_{seen[name]}"  # no other has a "_"
+    return names
 
 
-def _name(route: str) -> str:
-    words = "".join(char if char.isalnum() else " " for char in route).split()
-    return "Workflow" + "".join(word.capitalize() for word in words)
+def _inputs(workflow: Workflow, name: str) -> Json:
+    """The schema of a workflow's fields, and those of the models in them under names of its own."""
+    fields = create_model(f"{name}Input", __base__=workflow.schema)
+    schema = fields.model_json_schema(ref_template=_REF.format(model=f"{name}.{{model}}"))
+    nested = schema.pop("$defs", {})
+    return {f"{name}Input": schema, **{f"{name}.{model}": one for model, one in nested.items()}}
+
+
+def _request(prompt: Json, name: str) -> Json:
+    """The request body of a workflow: that of POST /prompt with `input` in place of `prompt`."""
+    # Copies: YAML would show what is shared as anchors.
+    options = {field: deepcopy(schema) for field, schema in prompt["properties"].items() if field != "prompt"}
+    inputs = {"$ref": _REF.format(model=f"{name}Input"), "description": "The fields of the workflow."}
+    properties = {**options, "input": inputs}
+    return {"properties": properties, "required": ["input"], "title": f"{name}Request", "type": "object"}
 
 
 def _fill(schema: Json, workflow: Workflow, ask: "_Lists", warmup_checkpoint: str | None) -> None:
     """Put ComfyUI's lists, and the defaults that depend on them, into a workflow's schema."""
-    for field in schema["properties"].values():
+    for field in schema.get("properties", {}).values():
         class_type, _, name = field.pop(CHOICE, "").partition(".")
         known = ask(class_type, name) if name else []
         if known:
@@ -141,14 +156,14 @@ class _Lists:
         return self._known[key]
 
 
-def _workflow_paths(service: Service, schemas: Json) -> Json:
+def _workflow_paths(service: Service, names: Mapping[str, str], schemas: Json) -> Json:
     paths: Json = {}
     for route, workflow in service.workflows.items():
         text = workflow.description
         if service.settings.markdown_schema_descriptions:
-            text = f"{text}\n\n{_table(schemas[_name(route) + 'Input'])}".strip()
+            text = f"{text}\n\n{_table(schemas[f'{names[route]}Input'])}".strip()
         doc = {"summary": workflow.summary, "description": text, "tags": ["workflows"]}
-        paths[f"/workflow/{route}"] = _post(_name(route) + "Request", doc, _RUN)
+        paths[f"/workflow/{route}"] = _post(f"{names[route]}Request", doc, _RUN)
     return paths
 
 
@@ -157,7 +172,7 @@ def _table(schema: Json) -> str:
     required = schema.get("required", [])
     rows = [
         f"| {name} | {_type(field)} | {field.get('description', '')} | {_default(field, name in required)} |"
-        for name, field in schema["properties"].items()
+        for name, field in schema.get("properties", {}).items()
     ]
     return "\n".join(["| Field | Type | Description | Default |", "|-|-|-|-|", *rows])
 
@@ -256,6 +271,7 @@ _PROMPT_DOC = {
     "a URL, a data URI, base64, or the name of a file that is already there.",
     "tags": ["prompt"],
 }
+_LISTS: Json = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}}
 _PROBES: Json = {
     "/health": _probe(
         "Health probe",
@@ -285,14 +301,7 @@ _PROBES: Json = {
             "responses": {
                 "200": {
                     "description": "Folder to names.",
-                    "content": {
-                        "application/json": {
-                            "schema": {
-                                "type": "object",
-                                "additionalProperties": {"type": "array", "items": {"type": "string"}},
-                            }
-                        }
-                    },
+                    "content": {"application/json": {"schema": _LISTS}},
                 },
                 "503": _answer("ComfyUI is not up.", "Error"),
             },

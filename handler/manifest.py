@@ -8,9 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from pydantic import (
-    SecretStr,
-)
+from pydantic import SecretStr
 
 from handler import custom_nodes, volumes
 from handler.errors import HandlerError

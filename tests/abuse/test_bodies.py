@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from emulator.app import create_app
+from emulator.deepinfra import ROUTE
 from emulator.patience import Patience
 from handler import Settings
 from tests import graphs
@@ -83,6 +85,90 @@ def test_a_large_body_takes_a_few_times_its_size(process: tuple[str, Path], clea
     assert len(answer.text) < 2000
     assert peak_mb(proc) < 900
     assert time.monotonic() - began < 15
+
+
+BOUND = {"Content-Type": "multipart/form-data; boundary=x"}
+QUOTED = {"Content-Type": "application/x-www-form-urlencoded"}
+FORMS: dict[str, tuple[Callable[[], bytes], dict[str, str], str]] = {
+    "20 million quoted bytes": (lambda: b"prompt=" + b"%41" * (20 * MB), QUOTED, "send JSON or a multipart form"),
+    "33 million empty fields": (lambda: b"a=&" * (33 * MB), QUOTED, "send JSON or a multipart form"),
+    "a text of 95 MB that looks like ends of it": (
+        lambda: part("prompt", b"\r\n-" * (95 * MB // 3)),
+        BOUND,
+        "at most 1 MB",
+    ),
+    "a file of 95 MB for a text": (
+        lambda: part('prompt"; filename="a', b"\r\n-" * (95 * MB // 3)),
+        BOUND,
+        "at most 1 MB",
+    ),
+}
+
+
+def part(name: str, content: bytes) -> bytes:
+    """A multipart form of one field."""
+    return b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--x--\r\n' % (name.encode(), content)
+
+
+def slowest_while(process: tuple[str, Path], job: Callable[[], requests.Response]) -> tuple[requests.Response, float]:
+    """The job's answer, and how long /health took at worst until then."""
+    slowest = 0.0
+    with ThreadPoolExecutor(1) as pool, requests.Session() as session:
+        done = pool.submit(job)
+        while not done.done():
+            began = time.monotonic()
+            assert session.get(f"{process[0]}/health", timeout=30).status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.005)
+    return done.result(), slowest
+
+
+@pytest.mark.parametrize("what", FORMS)
+def test_a_large_form_is_refused_while_others_are_answered(
+    process: tuple[str, Path], clean: Comfyui, what: str
+) -> None:
+    """A quoted one took 85 times its size, and nothing else was answered for seconds."""
+    print(f"injected: {what}")
+    make, headers, says = FORMS[what]
+    body, (url, proc) = make(), process
+    (proc / "clear_refs").write_text("5")
+    answer, slowest = slowest_while(
+        process, lambda: requests.post(f"{url}{ROUTE}", data=body, headers=headers, timeout=60)
+    )
+    assert (answer.status_code, answer.json()["code"]) == (413, "TOO_LARGE")
+    assert says in answer.json()["error"]
+    assert peak_mb(proc) < 900
+    assert slowest < 0.3
+
+
+def test_a_quoted_form_is_refused_before_all_of_it_is_there(api: Api) -> None:
+    def body() -> Iterator[bytes]:
+        yield b"prompt="
+        for _ in range(24):
+            yield b"%41" * (MB // 24)
+
+    answer = api("POST", ROUTE, data=body(), headers=QUOTED)
+    assert (answer.status_code, answer.json()["code"]) == (413, "TOO_LARGE")
+
+
+def test_a_form_s_picture_may_be_larger_than_its_texts(api: Api, clean: Comfyui) -> None:
+    """It is refused for what is in it, not for its size."""
+    for name in ("image", 'image"; filename="a'):
+        answer = api("POST", ROUTE, data=part(name, b"A" * (1500 << 10)), headers=BOUND)
+        assert (answer.status_code, answer.json()["location"]) == (400, "prompt")
+
+
+def test_a_form_s_text_may_have_a_megabyte(api: Api, clean: Comfyui) -> None:
+    for body, headers in ((part("strength", b"a" * MB), BOUND), (b"strength=" + b"a" * (MB - 9), QUOTED)):
+        answer = api("POST", ROUTE, data=body, headers=headers)
+        assert (answer.status_code, answer.json()["location"]) == (400, "prompt")
+
+
+@pytest.mark.parametrize("body", [b"a=&" * 100, b"&".join(b"%d=" % n for n in range(65))])
+def test_a_form_of_many_fields_is_refused(api: Api, body: bytes) -> None:
+    answer = api("POST", ROUTE, data=body, headers=QUOTED)
+    assert (answer.status_code, answer.json()["code"]) == (400, "BAD_REQUEST")
+    assert "more than 64 fields" in answer.json()["error"]
 
 
 def test_what_is_not_json_is_refused_in_the_same_time(api: Api) -> None:
