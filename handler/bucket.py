@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
+from handler import net
 from handler.credentials import S3Auth
+from handler.errors import BadRequest
 from handler.settings import BadSettings, Settings
 from handler.targets import BucketUpload
 from handler.validation import validated
@@ -26,9 +28,13 @@ class S3Config(BaseModel):
 
 
 def chosen(event: Mapping[str, Any], request_id: str, settings: Settings) -> BucketUpload | None:
-    """Where the outputs of an event may go; None without a bucket. Raises BadRequest for an `s3Config` that is none."""
+    """Where the outputs of an event may go; None without a bucket.
+
+    Raises BadRequest for an `s3Config` that is none, and ForbiddenUrl for its endpoint.
+    """
     if event.get("s3Config") is not None:
         given = validated(S3Config, event["s3Config"], at="s3Config", strict=False)
+        _check_endpoint(given.endpoint_url, settings)
         auth = _auth(given.endpoint_url, given.access_id, given.access_secret)
         return _upload(given.bucket_name, request_id, auth, settings)
     key, secret = settings.bucket_access_key_id, settings.bucket_secret_access_key
@@ -45,6 +51,14 @@ def check(settings: Settings) -> None:
         raise BadSettings("BUCKET_ENDPOINT_URL needs BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY")
 
 
+def _check_endpoint(url: str, settings: Settings) -> None:
+    try:
+        net.check(url, allow_private=settings.allow_private_urls or url == settings.bucket_endpoint_url)
+    except BadRequest as exc:
+        exc.location = "s3Config.endpointUrl"
+        raise
+
+
 def _upload(name: str, request_id: str, auth: S3Auth, settings: Settings) -> BucketUpload:
     return BucketUpload(bucket=name, prefix=f"{request_id}/", auth=auth, expiry_s=settings.s3_presign_expiry_s)
 
@@ -54,10 +68,14 @@ def _auth(endpoint: str, key: str, secret: SecretStr) -> S3Auth:
 
 
 def _region(endpoint: str) -> str | None:
-    """The region that an endpoint's host names: bucket.s3.eu-west-1.amazonaws.com, bucket.nyc3.digitaloceanspaces.com."""
+    """The region that an endpoint's host names: bucket.s3.eu-west-1.amazonaws.com, bucket.nyc3.digitaloceanspaces.com.
+
+    As RunPod's rp_upload finds it, but that s3.amazonaws.com and s3.wasabisys.com name none, nor does "dualstack".
+    """
     host = urlsplit(endpoint).hostname or ""
     if ".s3." in f".{host}":
-        return f".{host}".partition(".s3.")[2].partition(".")[0]
+        region, _, domain = f".{host}".partition(".s3.")[2].removeprefix("dualstack.").partition(".")
+        return region if "." in domain else None
     if host.endswith(".digitaloceanspaces.com"):
         return host.removesuffix(".digitaloceanspaces.com").rpartition(".")[2]
     return None

@@ -28,6 +28,8 @@ _PAGES = (
 # What ComfyUI's nodes.py writes, in the order of its lines.
 _CANNOT_IMPORT = re.compile(r"^Cannot import (.+) module for custom nodes: (.*)$", re.MULTILINE)
 _IMPORT_FAILED = re.compile(r"^ *[\d.]+ seconds \(IMPORT FAILED\): (.+)$", re.MULTILINE)
+# The same for ComfyUI's own, in comfy_extras/ and comfy_api_nodes/: some need torchaudio, for one.
+_OWN_FAILED = re.compile(r"^IMPORT FAILED: (.+)$", re.MULTILINE)
 # Where the ref that a clone was made of is kept, in the clone's own config: a branch has moved on by the next start.
 _REF_KEY = "comfyui-handler.ref"
 
@@ -85,7 +87,7 @@ def installed(text: str, settings: Settings) -> None:
 
 
 def check_imports(settings: Settings) -> None:
-    """Let ComfyUI import itself and its custom nodes once, without a GPU. Raises InstallFailed that names what it cannot.
+    """Let ComfyUI import itself and all nodes once, without a GPU. Raises InstallFailed that names what it cannot.
 
     ComfyUI 0.3.64 logs a node that it cannot import, goes on without it, and exits with 0.
     """
@@ -93,10 +95,12 @@ def check_imports(settings: Settings) -> None:
     log = ran(command, "ComfyUI cannot be imported", cwd=settings.comfy_home)
     reasons = dict(_CANNOT_IMPORT.findall(log))
     failed = [f"{Path(path).name} ({reasons.get(path) or 'the log says more'})" for path in _IMPORT_FAILED.findall(log)]
-    if failed:
+    own = [f"{name} (the log says more)" for name in _OWN_FAILED.findall(log)]
+    if own or failed:
         logger.error("%s", log)
-        raise InstallFailed(f"ComfyUI cannot import its custom nodes {', '.join(failed)}.")
-    logger.info("ComfyUI imports its custom nodes")
+        what = f"its own nodes {', '.join(own)}" if own else f"its custom nodes {', '.join(failed)}"
+        raise InstallFailed(f"ComfyUI cannot import {what}.")
+    logger.info("ComfyUI imports its nodes, custom ones among them")
 
 
 def _by_name(name: str, what: str, settings: Settings) -> None:

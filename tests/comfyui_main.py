@@ -1,4 +1,4 @@
-"""Stands for ComfyUI's own main.py where an image is built: imports custom nodes and tells of it as ComfyUI 0.3.64 does."""
+"""Stands for ComfyUI's own main.py where an image is built: imports nodes and tells of it as ComfyUI 0.3.64 does."""
 
 import argparse
 import importlib.util
@@ -26,17 +26,21 @@ def main() -> None:
     for took, reason, folder in times:
         log.write(f"{took:6.1f} seconds{' (IMPORT FAILED)' if reason else ''}: {folder}\n")
     log.write("\n")
+    for file in sorted((HERE / "comfy_extras").glob("*.py")):
+        _, reason = imported(file)
+        log.write(f"IMPORT FAILED: {file.name}\n" if reason else "")
     if not given.quick_test_for_ci:
         log.flush()
         sys.argv[1:] = ["--host", given.listen, "--port", given.port, "--base-dir", str(HERE)]
         runpy.run_module("emulator.comfyui", run_name="__main__", alter_sys=True)
 
 
-def imported(folder: Path) -> tuple[float, str]:
-    """How long a custom node took, and why it cannot be imported."""
+def imported(path: Path) -> tuple[float, str]:
+    """How long a node took, a folder or a file, and why it cannot be imported."""
     began = time.perf_counter()
     try:
-        spec = importlib.util.spec_from_file_location(folder.name.replace("-", "_"), folder / "__init__.py")
+        file = path / "__init__.py" if path.is_dir() else path
+        spec = importlib.util.spec_from_file_location(path.stem.replace("-", "_"), file)
         assert spec
         assert spec.loader
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

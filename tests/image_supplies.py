@@ -26,7 +26,13 @@ def made(folder: Path) -> Path:
     repository(folder / "ComfyUI.git", folder / "ComfyUI", {"requirements.txt": REQUIREMENTS}, stand_in=True)
     node = {"__init__.py": "import colorama\n", "requirements.txt": "colorama\n"}
     repository(folder / "my-node.git", folder / "my-node", node)
-    for name, version in (("torch", "2.8.0"), ("torchvision", "0.23.0"), ("torchaudio", "2.8.0")):
+    # torchaudio 2.11 asks for no torch: without a word an older torch gets it, and cannot load it.
+    for name, version in (
+        ("torch", "2.8.0"),
+        ("torchvision", "0.23.0"),
+        ("torchaudio", "2.8.0"),
+        ("torchaudio", "2.11.0"),
+    ):
         empty_wheel(folder / "simple" / name, name, version)
     models = folder / GATED[1:]
     models.mkdir(parents=True)
@@ -67,7 +73,7 @@ def repository(bare: Path, tree: Path, files: dict[str, str], *, stand_in: bool 
 
 
 def empty_wheel(folder: Path, name: str, version: str) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     facts = f"{name}-{version}.dist-info"
     kind = "Wheel-Version: 1.0\nGenerator: a\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:

@@ -105,6 +105,13 @@ def test_build_arguments_have_their_defaults(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
+def test_torchaudio_is_the_one_of_this_torch(file: Path) -> None:
+    """From 2.11 on it no longer asks for its torch, so that an older torch got one that it cannot load."""
+    (install,) = (one.value[0] for one in instructions(file, "RUN") if "torchvision" in one.value[0])
+    assert {"torch==$TORCH_VERSION", "torchaudio==$TORCH_VERSION"} <= set(shlex.split(install))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
 def test_a_build_argument_is_not_hidden_by_a_variable(file: Path) -> None:
     """ENV wins over ARG of the same name: after `ENV MANIFEST`, `COPY ${MANIFEST}` copied what does not exist."""
     hidden: set[str] = set()

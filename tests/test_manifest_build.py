@@ -155,6 +155,17 @@ def test_a_node_that_comfyui_cannot_import_stops_the_build(world: World, git: Gi
         assert done.stderr == f"ComfyUI cannot import its custom nodes my-node ({reason}).\n"
 
 
+def test_a_node_of_comfyui_s_own_that_it_cannot_import_stops_the_build(world: World) -> None:
+    shutil.copy(ROOT / "tests/comfyui_main.py", world.home / "main.py")
+    extras = world.home / "comfy_extras"
+    extras.mkdir()
+    (extras / "nodes_audio.py").write_text("import not_there")
+    (extras / "nodes_mask.py").write_text("x = 1")
+    done = world.command({}, "--imports")
+    assert done.returncode == 1
+    assert done.stderr == "ComfyUI cannot import its own nodes nodes_audio.py (the log says more).\n"
+
+
 @pytest.mark.parametrize("content", ["import not_there", "raise SystemExit(3)"])
 def test_a_comfyui_that_cannot_be_imported_stops_the_build(world: World, content: str) -> None:
     (world.home / "main.py").write_text(content)

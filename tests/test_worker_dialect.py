@@ -14,7 +14,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from handler import HandlerError, Service, Settings
-from handler.errors import BadRequest, DeliveryError, GpuLost, OutOfMemory, ResultTooLarge
+from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, GpuLost, OutOfMemory, ResultTooLarge
 from handler.pipeline import run
 from handler.settings import BadSettings
 from tests import graphs
@@ -175,10 +175,33 @@ def test_a_job_brings_its_own_bucket(service: Service, clean: Comfyui, s3: Any) 
     found = run({"id": "own", "input": {"workflow": graphs.empty()}, "s3Config": config}, service)
     assert "/bkt/own/E_00001_.png?" in found["images"][0]["data"]
     assert "s3cr3t" not in json.dumps(found)
-    strict = changed(service, ALLOW_PRIVATE_URLS="false")
-    assert refused(strict, {"workflow": graphs.empty()}, s3Config=config).code == "FORBIDDEN_URL"
-    error = refused(service, {"workflow": graphs.empty()}, s3Config={**config, "bucketName": ""})
-    assert (type(error), error.location) == (BadRequest, "s3Config.bucketName")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "location", "says"),
+    [
+        ({"bucketName": ""}, BadRequest, "bucketName", "at least 1 character"),
+        ({"endpointUrl": "s3.amazonaws.com"}, BadRequest, "endpointUrl", "pattern"),
+        ({"endpointUrl": "https://[::1"}, BadRequest, "endpointUrl", "not a valid URL"),
+        ({"endpointUrl": "http://a:b:c"}, BadRequest, "endpointUrl", "not a valid URL"),
+        ({"endpointUrl": "http://10.0.0.1:9000"}, ForbiddenUrl, "endpointUrl", "10.0.0.1 is not a public address"),
+        ({"endpointUrl": "http://localhost:9000"}, ForbiddenUrl, "endpointUrl", "localhost is not a public address"),
+    ],
+)
+def test_a_bucket_that_cannot_be_is_refused_before_the_run(
+    service: Service, clean: Comfyui, given: dict[str, str], kind: type[Exception], location: str, says: str
+) -> None:
+    config = {"accessId": "k", "accessSecret": "s", "bucketName": "bkt", "endpointUrl": "https://1.1.1.1", **given}
+    error = refused(changed(service, ALLOW_PRIVATE_URLS="false"), {"workflow": graphs.empty()}, s3Config=config)
+    assert (type(error), error.location) == (kind, f"s3Config.{location}")
+    assert says in error.message
+
+
+def test_the_operator_s_own_private_bucket_may_be_named(service: Service, clean: Comfyui, s3: Any) -> None:
+    own = changed(service, **bucket(s3), ALLOW_PRIVATE_URLS="false")
+    config = {"accessId": "key", "accessSecret": "s3cr3t", "bucketName": "bkt", "endpointUrl": s3.meta.endpoint_url}
+    (image,) = run({"id": "same", "input": {"workflow": graphs.empty()}, "s3Config": config}, own)["images"]
+    assert image["type"] == "s3_url"
 
 
 def test_outputs_that_the_bucket_does_not_take_are_in_the_answer(service: Service, clean: Comfyui, s3: Any) -> None:
