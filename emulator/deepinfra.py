@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import Response
@@ -106,7 +105,7 @@ async def infer(request: Request) -> Response:
 
     door.finish_later(job, told)
     queued = Inference(request_id=job.request.id, inference_status=_status("queued", began))
-    return Response(orjson.dumps(queued.model_dump(exclude_none=True)), media_type="application/json")
+    return Response(encoded(queued.model_dump(exclude_none=True)), media_type="application/json")
 
 
 async def _wish(request: Request, settings: Settings) -> InferenceRequest:

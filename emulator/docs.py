@@ -4,7 +4,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import orjson
 import yaml
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -13,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from emulator import openapi
 from emulator.door import Door
+from handler.result import encoded
 
 
 def _swagger_ui() -> Path:
@@ -66,7 +66,7 @@ async def page(_request: Request) -> Response:
 
 
 async def as_json(request: Request) -> Response:
-    return Response(orjson.dumps(await _document(request)), media_type="application/json")
+    return Response(encoded(await _document(request)), media_type="application/json")
 
 
 async def as_yaml(request: Request) -> Response:

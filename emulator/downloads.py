@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +17,7 @@ from handler import HandlerError, storage
 from handler.credentials import Auth
 from handler.models import Models
 from handler.net import LONGEST_URL, shown
+from handler.result import encoded
 from handler.threads import begun
 from handler.validation import validated
 
@@ -121,4 +121,4 @@ async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimit
 
 
 def _json(status: int, body: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")
+    return Response(encoded(body), status, media_type="application/json")

@@ -1,11 +1,11 @@
 """GET /health, /ready and /models."""
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from emulator.door import Door
 from handler import HandlerError, __version__
+from handler.result import encoded
 
 
 async def health(request: Request) -> Response:
@@ -41,4 +41,4 @@ def _status(status: int, word: str) -> Response:
 
 
 def _json(status: int, body: object) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")
+    return Response(encoded(body), status, media_type="application/json")

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -86,6 +85,6 @@ async def interrupt(request: Request) -> Response:
     request_id = validated(InterruptRequest, given).id
     was = await door.interrupt(request_id)
     if was is None:
-        return Response(orjson.dumps({"id": request_id, "interrupted": "failed"}), 404, media_type="application/json")
+        return Response(encoded({"id": request_id, "interrupted": "failed"}), 404, media_type="application/json")
     answer = {"id": request_id, "interrupted": "success", "was": was}
-    return Response(orjson.dumps(answer), media_type="application/json")
+    return Response(encoded(answer), media_type="application/json")

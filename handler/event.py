@@ -234,9 +234,9 @@ def parsed(event: Mapping[str, Any]) -> Request:
     given = event.get("input")
     if not isinstance(given, dict):
         raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")
-    check_json(given)
     if isinstance(event.get("id"), str):
         given = {"id": event["id"], **given}
+    check_json(given)
     if "workflow" in given and "prompt" not in given:
         if isinstance(given["workflow"], dict):
             return validated(WorkerRequest, given)

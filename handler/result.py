@@ -109,7 +109,7 @@ class WorkerResult(Result):
         return answer | ({"texts": texts} if texts else {}) | ({"errors": self.errors} if self.errors else {})
 
 
-def encoded(body: Mapping[str, Any]) -> bytes:
+def encoded(body: object) -> bytes:
     """As JSON. Raises TypeError for what has no form in it."""
     try:
         return orjson.dumps(body)

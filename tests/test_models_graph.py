@@ -1,5 +1,6 @@
 """Model URLs in graphs, all the way: fetched, seen by ComfyUI, run."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -55,3 +56,16 @@ def test_what_credentials_opened_is_not_for_those_without(api: Api, clean: Comfy
         answer = api("POST", "/prompt", json={"prompt": graph, **body})
         assert answer.status_code == status, answer.text
         assert answer.json().get("location") == (None if status == 200 else "prompt.30.inputs.ckpt_name")
+
+
+@pytest.mark.usefixtures("_models_as_before")
+def test_a_model_whose_name_is_no_text_breaks_no_answer(api: Api, clean: Comfyui) -> None:
+    """One in Latin-1, for example: Python reads half of a character for each byte of it that is no UTF-8."""
+    name = os.fsdecode(b"caf\xe9.safetensors")
+    (clean.home / "models/checkpoints" / name).touch()
+    assert name in api("GET", "/models").json()["checkpoints"]
+    assert "\\udce9.safetensors" in api("GET", "/docs/json").text
+    assert api("GET", "/docs/yaml").status_code == 200
+    refused = api("POST", "/prompt", json={"prompt": changed(txt2img(), "30", ckpt_name="caf.safetensors")})
+    assert (refused.status_code, refused.json()["code"]) == (400, "PROMPT_REJECTED")
+    assert name in refused.json()["node_errors"]["30"]["errors"][0]["extra_info"]["input_config"][0]
