@@ -1,4 +1,4 @@
-"""Real small servers for the tests: any ASGI app on a port of its own, and the stand-in ComfyUI as a process."""
+"""Real small servers for the tests: any ASGI app on a port of its own, an S3 store, the stand-in ComfyUI as a process."""
 
 import contextlib
 import threading
@@ -28,6 +28,26 @@ def served(app: Starlette, **options: Any) -> Iterator[str]:
         thread.join(15)
         listener.close()
         assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def s3_store(*buckets: str) -> Iterator[Any]:
+    """moto's S3 server with some buckets; gives boto3's client of it."""
+    import boto3  # here: not every worker of the suite needs them, and they take their time
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "s3cr3t", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys)
+    for name in buckets:
+        client.create_bucket(Bucket=name)
+    try:
+        yield client
+    finally:
+        client.close()
+        server.stop()
 
 
 @contextlib.contextmanager

@@ -1,19 +1,30 @@
 """A COMFY_HOME to install a manifest into, and what is to be installed."""
 
+import io
 import json
+import logging
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from handler import manifest
 from handler.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 Git = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass
@@ -39,19 +50,29 @@ class World:
         file.write_text(text)
         return file
 
-    def command(self, given: dict[str, Any], *options: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-        """`python -m handler.manifest` on a manifest."""
+    def command(self, given: dict[str, Any], *options: str, **environ: str) -> "Done":
+        """`python -m handler.manifest` on a manifest, in this process: to start one takes longer than most commands."""
         file = self.manifest(json.dumps(given), "manifest.json")
         env = {
-            **os.environ,
             "COMFY_HOME": str(self.home),
             "CACHE_DIR": str(self.settings.cache_dir),
             "CMD": self.settings.cmd or "",
             "ALLOW_PRIVATE_URLS": "true",
             **environ,
         }
-        command = [sys.executable, "-m", "handler.manifest", str(file), *options]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        try:
+            with (
+                mock.patch.dict(os.environ, env),
+                redirect_stdout(io.StringIO()) as output,
+                redirect_stderr(io.StringIO()) as errors,
+            ):
+                code = manifest.main([str(file), *options])
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+        return Done(code, output.getvalue(), errors.getvalue())
 
     def with_manifest(self, **given: Any) -> Settings:
         return self.settings.model_copy(update={"manifest_json": json.dumps(given)})

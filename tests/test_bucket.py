@@ -1,7 +1,6 @@
 """The region of the bucket that a job brings, which its endpoint names or does not."""
 
 import pytest
-from runpod.serverless.utils.rp_upload import extract_region_from_url
 
 from handler import Settings, bucket
 
@@ -30,6 +29,8 @@ def region(endpoint: str) -> str | None:
 )
 def test_a_region_is_found_where_runpod_finds_it(host: str) -> None:
     """RunPod looks for it behind the bucket's name only; here it may be without."""
+    from runpod.serverless.utils.rp_upload import extract_region_from_url
+
     assert region(f"https://{host}") == region(f"https://bkt.{host}") == extract_region_from_url(f"https://bkt.{host}")
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,15 @@ FilesAt = tuple[str, Files]
 
 def models(*given: dict[str, Any]) -> dict[str, Any]:
     return {"models": {"before_start": list(given)}}
+
+
+def test_it_is_a_command(tmp_path: Path) -> None:
+    file = tmp_path / "none.yml"
+    command = [sys.executable, "-m", "handler.manifest", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{file}: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_command_says_what_it_would_do_and_with_build_does_it(

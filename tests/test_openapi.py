@@ -47,8 +47,9 @@ def documented(settings: Settings, folder: Path, files: dict[str, str]) -> Itera
         assert answer.status_code == 200
         document = answer.json()
         text = requests.get(f"{url}/docs/yaml", timeout=30).text
-    assert yaml.safe_load(text) == document
-    assert not [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
+    # PyYAML's parser in C takes a tenth of the time.
+    assert yaml.load(text, yaml.CSafeLoader) == document
+    assert not [token for token in yaml.scan(text, yaml.CSafeLoader) if isinstance(token, yaml.AliasToken)]
     schemathesis.openapi.from_dict(document).validate()
     names = document["components"]["schemas"].keys()
     assert all(re.fullmatch("[a-zA-Z0-9._-]+", name) for name in names)
@@ -71,7 +72,7 @@ def fields(document: dict[str, Any], route: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "routes",
-    [("a/b", "a_b"), ("a b", "a-b", "a.b", "a/b"), ("ü",), ("ü", "é", "a/ü", "a"), ("a", "a/2", "a_2", "a-2")],
+    [("a b", "a-b", "a.b", "a/b", "a", "a/2", "a_2", "a-2"), ("ü",), ("ü", "é", "a/ü", "a")],
     ids=" ".join,
 )
 def test_each_workflow_has_its_own_schema(settings: Settings, tmp_path: Path, routes: tuple[str, ...]) -> None:
@@ -88,13 +89,15 @@ def test_workflows_of_the_same_fields_are_documented_alike(settings: Settings, t
         assert fields(document, "a/b") == fields(document, "a_b") != {}
 
 
-@pytest.mark.parametrize("model", ["Error", "Result", "PromptRequest", "ConvertPng", "WorkflowMineInput", "Größe"])
-def test_a_workflow_s_own_models_replace_none_of_the_server_s(settings: Settings, tmp_path: Path, model: str) -> None:
+def test_a_workflow_s_own_models_replace_none_of_the_server_s(settings: Settings, tmp_path: Path) -> None:
     """One that was called Error became what every failure was said to answer."""
+    models = ["Error", "Result", "PromptRequest", "ConvertPng", "WorkflowErrorInput", "Größe"]
     with documented(settings, tmp_path, {"other.py": PLAIN.format(field="width")}) as before:
         pass
-    with documented(settings, tmp_path, {"mine.py": NESTED.format(model=model, field="own")}) as document:
-        assert list(resolved(document, fields(document, "mine")["one"])["properties"]) == ["own"]
+    files = {f"{model}.py": NESTED.format(model=model, field="own") for model in models}
+    with documented(settings, tmp_path, files) as document:
+        for model in models:
+            assert list(resolved(document, fields(document, model)["one"])["properties"]) == ["own"]
     known = document["components"]["schemas"]
     assert before["components"]["schemas"].items() <= known.items()
 

@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -20,7 +18,7 @@ from handler.credentials import Auth, S3Auth
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.storage import Version, chosen, receiver
 from handler.targets import S3Upload
-from tests.live import served
+from tests.live import s3_store, served
 
 CONTENT = bytes(range(256)) * 1000
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cret"}
@@ -28,16 +26,15 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cret"}
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_store() as client:
+        yield client.meta.endpoint_url
 
 
 @pytest.fixture(scope="module")
 def bucket(endpoint: str) -> Iterator[Any]:
     """The bucket `bkt` as somebody else sees it, with one object."""
+    import boto3
+
     session = boto3.Session("x", "x", region_name="us-east-1")
     client = session.client("s3", endpoint_url=endpoint)
     client.create_bucket(Bucket="bkt")

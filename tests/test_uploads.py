@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import requests
-from moto.server import ThreadedMotoServer
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,7 +16,7 @@ from emulator.app import create_app
 from handler import Settings
 from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
+from tests.live import s3_store, served
 
 Post = Callable[..., requests.Response]
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
@@ -27,20 +25,8 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
     """An S3 store with a bucket `bkt`."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="s3cr3t",
-    )
-    client.create_bucket(Bucket="bkt")
-    yield client
-    client.close()
-    server.stop()
+    with s3_store("bkt") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

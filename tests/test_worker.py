@@ -232,20 +232,9 @@ def test_at_the_end_all_jobs_are_answered_and_none_is_taken(
     assert {"uploading", "running"} <= results.keys()
     assert len(results) + len(runpod.jobs) == 12
     assert len(runpod.jobs) >= 9
+    assert results["running"]["output"] == {"code": code}
     assert {result["output"]["code"] for result in results.values()} == {code}
     assert {result.get("stopPod", False) for result in results.values()} == {dies == "comfyui"}
-
-
-def test_a_worker_whose_comfyui_dies_takes_itself_out(runpod: RunPodQueue, tmp_path: Path) -> None:
-    env = environment(tmp_path, **runpod.env())
-    with running("handler", env) as worker:
-        runpod.jobs = [job("cut", graphs.sleep(60))]
-        wait_until(lambda: "Started." in worker.text() and inside(env) == 1)
-        os.kill(comfyui_processes(tmp_path)[0], signal.SIGKILL)
-        result = runpod.taken(1)["cut"]
-        assert worker.wait() not in (0, None)
-    assert result["output"] == {"code": "COMFYUI_CRASHED"}
-    assert result["stopPod"] is True
     assert comfyui_processes(tmp_path) == []
 
 
@@ -268,15 +257,6 @@ def test_a_worker_that_lost_its_gpu_takes_itself_out(runpod: RunPodQueue, tmp_pa
         assert worker.wait() not in (0, None)
     assert (result["output"]["code"], result["stopPod"]) == ("PROMPT_FAILED", True)
     assert "CUDA error" in result["error"]
-
-
-def test_refresh_worker_resets_it_after_a_job(runpod: RunPodQueue, tmp_path: Path) -> None:
-    runpod.jobs = [job("only", graphs.empty())]
-    with running("handler", environment(tmp_path, REFRESH_WORKER="true", **runpod.env())) as worker:
-        result = runpod.taken(1)["only"]
-        assert worker.wait() == 0
-    assert result["stopPod"] is True
-    assert result["output"]["images"]
 
 
 def test_refresh_worker_lets_the_other_jobs_finish(runpod: RunPodQueue, tmp_path: Path) -> None:

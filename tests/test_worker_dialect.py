@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import requests
-from moto.server import ThreadedMotoServer
 
 from handler import HandlerError, Service, Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, GpuLost, OutOfMemory, ResultTooLarge
@@ -19,6 +17,7 @@ from handler.pipeline import run
 from handler.settings import BadSettings
 from tests import graphs
 from tests.conftest import Comfyui
+from tests.live import s3_store
 
 RECORDED = Path(__file__).parent / "recordings" / "runpod" / "request.json"
 
@@ -135,16 +134,8 @@ def test_bad_input_gets_one_sentence(service: Service, clean: Comfyui, given: An
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
     """An S3 store with the buckets `bkt` and this month's."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "s3cr3t"}
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **keys)
-    for name in ("bkt", time.strftime("%m-%y")):
-        client.create_bucket(Bucket=name)
-    yield client
-    client.close()
-    server.stop()
+    with s3_store("bkt", time.strftime("%m-%y")) as client:
+        yield client
 
 
 def bucket(s3: Any, **more: str) -> dict[str, str]:
