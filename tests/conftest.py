@@ -1,5 +1,6 @@
 """What most tests share: one ComfyUI, one Service in front of it, one HTTP server in front of that."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,13 @@ from handler import Service, Settings
 from tests.live import served, stand_in
 
 os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
+# What all the imports make stays: to look for garbage in it, at the end last of all, took each worker of the suite a second.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 
 from handler import Settings
 from handler.credentials import Auth, QueryAuth
@@ -29,6 +28,8 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def container(endpoint: str) -> Iterator[Any]:
     """The container `cont` as somebody else sees it, with one blob."""
+    from azure.storage.blob import BlobServiceClient
+
     credential = {"account_name": ACCOUNT, "account_key": KEY}
     with BlobServiceClient(endpoint, credential=credential) as service:
         made = service.create_container("cont")
@@ -37,6 +38,8 @@ def container(endpoint: str) -> Iterator[Any]:
 
 
 def signature(write: bool = False) -> str:
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
     allowed = ContainerSasPermissions(read=True, write=write, create=write)
     until = datetime.now(UTC) + timedelta(hours=1)
     signed: str = generate_container_sas(ACCOUNT, "cont", account_key=KEY, permission=allowed, expiry=until)
