@@ -202,6 +202,8 @@ def test_the_image_holds_the_weights_and_no_secret(image: Buildah, container: st
     root = Path(image("mount", container))
     weights = root / "opt/ComfyUI/models/checkpoints/dreamshaper_8.safetensors"
     assert weights.read_bytes() == image_supplies.WEIGHTS
+    packages = root.glob("opt/venv/comfyui/lib/python3*/site-packages/torchaudio-*")
+    assert [folder.name for folder in packages] == ["torchaudio-2.8.0.dist-info"]
     assert weights.stat().st_uid == 10001
     assert (root / "app/handler").stat().st_uid == 0
     assert not (root / "app/tests").exists()
