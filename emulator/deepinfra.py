@@ -13,6 +13,7 @@ from starlette.responses import Response
 from emulator.bodies import form_body, json_body, media_type, parsed_json
 from emulator.door import Door
 from emulator.prompts import cancelled_on_disconnect
+from emulator.responses import JsonResponse
 from handler import HandlerError, Job, Result, Service, Settings, net, workflows
 from handler.errors import ServerStopped
 from handler.event import webhook_url
@@ -96,7 +97,7 @@ async def infer(request: Request) -> Response:
 
     if not wish.webhook:
         async with cancelled_on_disconnect(request, job):
-            return Response(await door.finish(job, shape), media_type="application/json")
+            return JsonResponse(await door.finish(job, shape))
     promise = door.service.outbox.promise([_webhook(wish.webhook, job, _failed(job, began, ServerStopped()))])
 
     def told(outcome: HandlerError | Result) -> None:
@@ -105,7 +106,7 @@ async def infer(request: Request) -> Response:
 
     door.finish_later(job, told)
     queued = Inference(request_id=job.request.id, inference_status=_status("queued", began))
-    return Response(encoded(queued.model_dump(exclude_none=True)), media_type="application/json")
+    return JsonResponse(queued.model_dump(exclude_none=True))
 
 
 async def _wish(request: Request, settings: Settings) -> InferenceRequest:

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from emulator import openapi
 from emulator.door import Door
-from handler.result import encoded
+from emulator.responses import JsonResponse
 
 
 def _swagger_ui() -> Path:
@@ -66,7 +66,7 @@ async def page(_request: Request) -> Response:
 
 
 async def as_json(request: Request) -> Response:
-    return Response(encoded(await _document(request)), media_type="application/json")
+    return JsonResponse(await _document(request))
 
 
 async def as_yaml(request: Request) -> Response:

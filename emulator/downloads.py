@@ -13,11 +13,11 @@ from starlette.responses import Response
 
 from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
+from emulator.responses import JsonResponse
 from handler import HandlerError, storage
 from handler.credentials import Auth
 from handler.models import Models
 from handler.net import LONGEST_URL, shown
-from handler.result import encoded
 from handler.threads import begun
 from handler.validation import validated
 
@@ -75,11 +75,11 @@ class Downloads:
         answer = await _done(lambda: _checked(wanted, door), self._looked_at)
         if wanted.wait:
             work = _done(lambda: _downloaded(wanted, door.service.models), self._awaited)
-            return _json(200, answer | await door.while_open(work))
+            return JsonResponse(answer | await door.while_open(work))
         task = asyncio.create_task(self._finish_unseen(wanted, door.service.models))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return _json(202, {**answer, "status": "started"})
+        return JsonResponse({**answer, "status": "started"}, 202)
 
     async def _finish_unseen(self, wanted: DownloadRequest, models: Models) -> None:
         try:
@@ -104,7 +104,7 @@ def _name(wanted: DownloadRequest, models: Models) -> str:
 
 def _downloaded(wanted: DownloadRequest, models: Models) -> dict[str, Any]:
     began = time.monotonic()
-    path, size = models.measured(
+    path, size = models.downloaded(
         wanted.url, wanted.model_type, filename=wanted.filename or None, auth=wanted.auth, sha256=wanted.sha256
     )
     duration = round(time.monotonic() - began, 3)
@@ -118,7 +118,3 @@ async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimit
     """
     async with limiter:
         return await asyncio.wrap_future(begun(work, "download"))
-
-
-def _json(status: int, body: dict[str, Any]) -> Response:
-    return Response(encoded(body), status, media_type="application/json")

@@ -7,9 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from emulator.responses import JsonResponse
 from handler import errors
 from handler.errors import HandlerError
-from handler.result import encoded
 
 logger = logging.getLogger(__name__)
 
@@ -90,4 +90,4 @@ async def bug(_request: Request, _exc: Exception) -> Response:
 
 
 def answer(status: int, body: dict[str, Any]) -> Response:
-    return Response(encoded({"statusCode": status, **body}), status, media_type="application/json")
+    return JsonResponse({"statusCode": status, **body}, status)

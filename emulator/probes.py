@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from emulator.door import Door
+from emulator.responses import JsonResponse
 from handler import HandlerError, __version__
-from handler.result import encoded
 
 
 async def health(request: Request) -> Response:
@@ -24,7 +24,7 @@ async def ready(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """The names in each model folder, as ComfyUI sees them now."""
     door: Door = request.app.state.door
-    return _json(200, await door.ask(door.service.comfy.models))
+    return JsonResponse(await door.ask(door.service.comfy.models))
 
 
 def _has_room(door: Door) -> bool:
@@ -37,8 +37,4 @@ def _has_room(door: Door) -> bool:
 
 
 def _status(status: int, word: str) -> Response:
-    return _json(status, {"version": __version__, "status": word})
-
-
-def _json(status: int, body: object) -> Response:
-    return Response(encoded(body), status, media_type="application/json")
+    return JsonResponse({"version": __version__, "status": word}, status)

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from emulator.bodies import json_body, parsed_json
 from emulator.door import Door
+from emulator.responses import JsonResponse
 from handler import Job, accepted
-from handler.result import encoded
 from handler.validation import validated
 
 logger = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ async def _answer(request: Request, route: str | None) -> Response:
     job = await door.admit(lambda: _event(body, route))
     if job.request.deferred:
         door.finish_later(job)
-        return Response(encoded(accepted(job)), 202, media_type="application/json")
+        return JsonResponse(accepted(job), 202)
     async with cancelled_on_disconnect(request, job):
-        return Response(await door.finish(job), media_type="application/json")
+        return JsonResponse(await door.finish(job))
 
 
 @asynccontextmanager
@@ -85,6 +85,5 @@ async def interrupt(request: Request) -> Response:
     request_id = validated(InterruptRequest, given).id
     was = await door.interrupt(request_id)
     if was is None:
-        return Response(encoded({"id": request_id, "interrupted": "failed"}), 404, media_type="application/json")
-    answer = {"id": request_id, "interrupted": "success", "was": was}
-    return Response(encoded(answer), media_type="application/json")
+        return JsonResponse({"id": request_id, "interrupted": "failed"}, 404)
+    return JsonResponse({"id": request_id, "interrupted": "success", "was": was})

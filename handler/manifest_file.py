@@ -127,11 +127,8 @@ def loaded(settings: Settings) -> Manifest | None:
     return read(settings.manifest, settings, f"MANIFEST={str(settings.manifest)!r}") if settings.manifest else None
 
 
-def read(file: Path, settings: Settings | None = None, name: str = "") -> Manifest:
-    """The manifest in a file, which error messages call `name`. Raises BadSettings.
-
-    Only with `settings` can be told whether something else is at a model's place.
-    """
+def read(file: Path, settings: Settings, name: str = "") -> Manifest:
+    """The manifest in a file, which error messages call `name`. Raises BadSettings."""
     name = name or str(file)
     parsers: dict[str, Callable[[str], Any]] = {
         ".json": json.loads,
@@ -148,7 +145,7 @@ def read(file: Path, settings: Settings | None = None, name: str = "") -> Manife
     return _parsed(text, parsers[file.suffix.lower()], name, settings)
 
 
-def _parsed(text: str, parse: Callable[[str], Any], name: str, settings: Settings | None) -> Manifest:
+def _parsed(text: str, parse: Callable[[str], Any], name: str, settings: Settings) -> Manifest:
     try:
         return Manifest.model_validate(parse(text) or {}, strict=True, context=settings)
     except yaml.MarkedYAMLError as exc:

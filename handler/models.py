@@ -59,24 +59,12 @@ class Models:
         auth: Auth | None = None,
         sha256: str | None = None,
         timeout_s: float = _LONGEST_DOWNLOAD_S,
-    ) -> Path:
-        """The file of a URL in a model folder, under the given name, by default the URL's. Raises HandlerError.
-
-        Whoever asks for the same meanwhile waits for it. What broke off goes on where it was, also at a later call.
-        """
-        return self.measured(url, folder, filename=filename, auth=auth, sha256=sha256, timeout_s=timeout_s)[0]
-
-    def measured(
-        self,
-        url: str,
-        folder: str,
-        *,
-        filename: str | None = None,
-        auth: Auth | None = None,
-        sha256: str | None = None,
-        timeout_s: float = _LONGEST_DOWNLOAD_S,
     ) -> tuple[Path, int]:
-        """What `downloaded` gives, and its size in bytes: afterwards the file may be removed at any moment."""
+        """The file of a URL in a model folder, under the given name, by default the URL's, and its size in bytes.
+
+        Afterwards the file may be removed at any moment. Whoever asks for the same meanwhile waits for it. What broke off goes
+        on where it was, also at a later call. Raises HandlerError.
+        """
         name = self.name(url, filename)
         wanted = Wanted(url, self.folder(folder), name, filename is not None, auth, sha256 and sha256.lower())
         with Hold() as hold, disk.written(str(wanted.path)):

@@ -195,7 +195,7 @@ models:
   after_start:
     - {url: "https://example.com/m.ckpt", folder: loras, auth: {type: bearer, token: secret}}
 """)
-    found = manifest_file.read(file)
+    found = manifest_file.read(file, world.settings)
     assert (found.apt, found.pip) == ([], ["numpy"])
     paths = [model.path(world.settings) for model in [*found.models.before_start, *found.models.after_start]]
     assert paths == [

@@ -68,7 +68,7 @@ def bearer(token: str) -> BearerAuth:
 
 
 def test_a_model_lands_in_its_folder_under_the_urls_name(world: World) -> None:
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors?sig=secret", "loras")
+    path = world.models().downloaded(f"{world.url}/a/model.safetensors?sig=secret", "loras")[0]
     assert path == world.home / "models/loras/model.safetensors"
     assert path.read_bytes() == SAFETENSORS
     assert world.folder() == {"model.safetensors"}
@@ -81,9 +81,9 @@ def test_a_model_lands_in_its_folder_under_the_urls_name(world: World) -> None:
 
 def test_the_same_url_is_transferred_once_whatever_it_is_to_be_called(world: World) -> None:
     url = f"{world.url}/a/model.safetensors"
-    first = world.models().downloaded(url, "loras")
-    assert world.models().downloaded(url, "loras") == first
-    again = world.models().downloaded(url, "checkpoints", filename="mine.safetensors")
+    first = world.models().downloaded(url, "loras")[0]
+    assert world.models().downloaded(url, "loras")[0] == first
+    again = world.models().downloaded(url, "checkpoints", filename="mine.safetensors")[0]
     assert again.read_bytes() == SAFETENSORS
     assert len(world.files.asked) == 1
 
@@ -105,7 +105,7 @@ def test_a_file_of_another_url_or_of_the_operator_is_not_taken_for_it(world: Wor
 
 def test_what_breaks_off_goes_on_where_it_was(world: World) -> None:
     world.files.breaks["/a/model.safetensors"] = 2
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")[0]
     assert path.read_bytes() == SAFETENSORS
     assert [begin is None for _, begin in world.files.asked] == [True, False, False]
     assert world.files.sent["/a/model.safetensors"] < 1.2 * len(SAFETENSORS)
@@ -118,7 +118,7 @@ def test_a_later_call_goes_on_with_what_was_left(world: World) -> None:
     part, version = sorted(world.folder())
     assert part.startswith(".model.safetensors.part-")
     assert version == f"{part}.version"
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")[0]
     assert path.read_bytes() == SAFETENSORS
     assert world.files.sent["/a/model.safetensors"] < 1.3 * len(SAFETENSORS)
     assert world.folder() == {"model.safetensors"}
@@ -130,7 +130,7 @@ def test_what_was_left_is_not_gone_on_with_when_the_file_has_changed(world: Worl
     with pytest.raises(InputUnavailable, match="broke off"):
         world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
     changed = world.files.content["/a/model.safetensors"] = SAFETENSORS.replace(b"weights", b"WEIGHTS")
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")[0]
     assert path.read_bytes() == changed
     assert world.folder() == {"model.safetensors"}
 
@@ -155,7 +155,7 @@ def test_a_wrong_sha256_is_named_and_leaves_nothing(world: World) -> None:
     with pytest.raises(InputUnavailable, match=f"has the sha256 {found}, not {'0' * 64}"):
         world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", sha256="0" * 64)
     assert world.folder() == set()
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", sha256=found.upper())
+    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", sha256=found.upper())[0]
     assert path.read_bytes() == SAFETENSORS
 
 
@@ -163,7 +163,7 @@ def test_a_file_with_another_sha256_than_is_wanted_now_is_fetched_anew(world: Wo
     url = f"{world.url}/a/model.safetensors"
     world.models().downloaded(url, "loras")
     world.files.content["/a/model.safetensors"] = OTHER
-    path = world.models().downloaded(url, "loras", sha256=hashlib.sha256(OTHER).hexdigest())
+    path = world.models().downloaded(url, "loras", sha256=hashlib.sha256(OTHER).hexdigest())[0]
     assert path.read_bytes() == OTHER
 
 
@@ -190,7 +190,7 @@ def test_a_name_stays_in_the_folder(world: World, given: str, name: str | None) 
             world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename=given)
         assert world.files.asked == []
     else:
-        path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename=given)
+        path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename=given)[0]
         assert path == world.home / "models/loras" / name
 
 
@@ -231,13 +231,13 @@ def test_what_credentials_opened_is_not_given_to_others(world: World) -> None:
     url = f"{world.url}/a/model.safetensors"
     world.files.tokens["/a/model.safetensors"] = "right"
     models = world.models()
-    path = models.downloaded(url, "loras", auth=bearer("right"))
+    path = models.downloaded(url, "loras", auth=bearer("right"))[0]
     inode = path.stat().st_ino
     for auth in (None, bearer("wrong")):
         for filename in (None, "mine.safetensors"):
             with pytest.raises(InputUnavailable, match="401"):
                 models.downloaded(url, "loras", filename=filename, auth=auth)
-    assert models.downloaded(url, "loras", auth=bearer("right")) == path
+    assert models.downloaded(url, "loras", auth=bearer("right"))[0] == path
     assert world.folder() == {"model.safetensors"}
     assert path.stat().st_ino == inode
 
@@ -247,7 +247,7 @@ def test_threads_that_ask_at_once_share_one_transfer(world: World) -> None:
     models, found = world.models(), []
     url = f"{world.url}/a/model.safetensors"
     threads = [
-        threading.Thread(target=lambda: found.append(models.downloaded(url, "loras").read_bytes())) for _ in range(8)
+        threading.Thread(target=lambda: found.append(models.downloaded(url, "loras")[0].read_bytes())) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -264,7 +264,7 @@ from handler.models import Models
 from handler.settings import Settings
 settings = Settings.from_environ({{"COMFYUI_URL": "http://127.0.0.1:9", "COMFY_HOME": {str(world.home)!r},
     "CACHE_DIR": {str(world.home / "cache")!r}, "ALLOW_PRIVATE_URLS": "true"}})
-print(Models(settings).downloaded({world.url + "/a/model.safetensors"!r}, "loras").stat().st_size)
+print(Models(settings).downloaded({world.url + "/a/model.safetensors"!r}, "loras")[1])
 """
     processes = [
         subprocess.Popen(
@@ -312,8 +312,8 @@ def test_a_name_without_an_ending_gets_the_one_of_its_content(world: World) -> N
     graph, hold = world.models().fetched(GRAPH, [place(f"{world.url}/api/1287?type=Model")], lambda _: None)
     hold.close()
     assert graph["4"]["inputs"]["ckpt_name"].endswith("-1287.safetensors")
-    assert world.models().downloaded(f"{world.url}/api/1287", "loras").name == "1287.safetensors"
-    assert world.models().downloaded(f"{world.url}/api/1287", "loras").name == "1287.safetensors"
+    assert world.models().downloaded(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
+    assert world.models().downloaded(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
     assert len(world.files.asked) == 2
 
 
@@ -395,7 +395,7 @@ def test_what_a_job_uses_stays_in_whichever_folder_comfyui_finds_it(world: World
     (world.home / "models" / folder).mkdir()
     models = limited(world, files=1.5)
     world.files.content["/one.safetensors"] = SAFETENSORS
-    used = models.downloaded(f"{world.url}/one.safetensors", folder)
+    used = models.downloaded(f"{world.url}/one.safetensors", folder)[0]
     _, hold = models.fetched(GRAPH, [place("one.safetensors", kind)], lambda _: None)
     fill(world, models, "two", "three")
     assert used.exists()
@@ -408,7 +408,7 @@ def test_to_be_used_counts_in_whichever_folder_comfyui_finds_it(world: World) ->
     (world.home / "models/unet").mkdir()
     models = limited(world, files=2.5)
     world.files.content["/one.safetensors"] = SAFETENSORS
-    used = models.downloaded(f"{world.url}/one.safetensors", "unet")
+    used = models.downloaded(f"{world.url}/one.safetensors", "unet")[0]
     fill(world, models, "two")
     models.fetched(GRAPH, [place("one.safetensors", "diffusion_models")], lambda _: None)[1].close()
     fill(world, models, "three")

@@ -186,8 +186,8 @@ def test_what_is_wrong_is_named(
 class Crowded(Models):
     """Models of which there is room for one, and for which others ask at the worst moment."""
 
-    def measured(self, url: str, *given: Any, **more: Any) -> tuple[Path, int]:
-        found = super().measured(url, *given, **more)
+    def downloaded(self, url: str, *given: Any, **more: Any) -> tuple[Path, int]:
+        found = super().downloaded(url, *given, **more)
         Models(self._settings).downloaded(f"{url}?another", "loras", filename="another.safetensors")
         return found
 

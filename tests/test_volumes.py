@@ -81,7 +81,7 @@ def test_comfyui_lists_what_is_downloaded_to_a_volume(tmp_path: Path) -> None:
     try:
         with served(Files({"/new.safetensors": b"new"}).app()) as url:
             for kind in ("checkpoints", "text_encoders"):
-                path = host.service.models.downloaded(f"{url}/new.safetensors", kind)
+                path = host.service.models.downloaded(f"{url}/new.safetensors", kind)[0]
                 assert path == model_dir / kind / "new.safetensors"
         assert "new.safetensors" in host.service.comfy.options("CheckpointLoaderSimple", "ckpt_name")
         assert host.service.comfy.models()["text_encoders"] == ["new.safetensors"]
