@@ -9,13 +9,13 @@ import sys
 
 import uvicorn
 
+from emulator.adapter import INTERRUPT_S, Door
 from emulator.app import create_app
-from emulator.door import INTERRUPT_S, Door
-from emulator.listener import listening
-from emulator.patience import Patience
+from emulator.http.header_timeout import Patience
+from emulator.http.listener import listening
 from handler import Settings, logs
+from handler.graphs.workflows import BadWorkflow
 from handler.settings import BadSettings
-from handler.workflows import BadWorkflow
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from emulator import deepinfra, docs, errors, probes, prompts
-from emulator.door import Door
-from emulator.downloads import Downloads
-from emulator.keys import ApiKeys
-from emulator.metrics import Metrics
+from emulator.adapter import Door
+from emulator.http import errors
+from emulator.http.api_keys import ApiKeys
+from emulator.routes import deepinfra, docs, probes, prompts
+from emulator.routes.downloads import Downloads
+from emulator.routes.metrics import Metrics
 from handler import HandlerError, Settings
 
 

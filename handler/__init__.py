@@ -1,12 +1,12 @@
 """Run ComfyUI workflows: `handler(event)`. Importing this starts nothing and reads nothing."""
 
+from handler.comfyui.admission import Ticket
 from handler.errors import HandlerError
-from handler.host import Host, handler
-from handler.job import Job
-from handler.line import Ticket
+from handler.jobs.job import Job
+from handler.jobs.prepare import NeedsDownload
+from handler.lifecycle import Host, handler
 from handler.pipeline import Made, accepted, deliver, execute, prepare, produce
-from handler.result import Result
-from handler.rewrite import NeedsDownload
+from handler.schemas.result import Result
 from handler.service import Service
 from handler.settings import Settings
 

@@ -9,7 +9,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Validati
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from handler.net import short
+from handler.net.guard import short
 
 _NEAREST = 3
 # What is longer is like no name, and it would take minutes to find that out.

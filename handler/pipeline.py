@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler import answers, bucket, outputs, rewrite, webhooks
-from handler.comfy import Execution
+from handler.comfyui.admission import Ticket
+from handler.comfyui.client import Execution
+from handler.comfyui.websocket import Message
 from handler.errors import (
     ComfyError,
     DeliveryError,
     OutOfMemory,
     ServerStopped,
 )
-from handler.event import parsed
-from handler.job import Job
-from handler.line import Ticket
-from handler.messages import Message
-from handler.result import Result
+from handler.jobs import answer, outputs
+from handler.jobs import prepare as rewrite
+from handler.jobs.job import Job
+from handler.schemas.request import parsed
+from handler.schemas.result import Result
 from handler.service import Service
+from handler.storage import runpod_bucket
+from handler.webhooks import message as webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def prepare(event: Mapping[str, Any], service: Service, ticket: Ticket | None = 
     request = parsed(event)
     ticket.request_id = request.id
     ticket.check()
-    store = bucket.chosen(event, request.id, service.settings)
+    store = runpod_bucket.chosen(event, request.id, service.settings)
     fields, prompt = rewrite.expanded(request, service)
     attempt = secrets.token_hex(8)
     seconds = min(request.timeout_s or service.settings.prompt_timeout_s, service.settings.prompt_timeout_s)
@@ -98,7 +101,7 @@ def deliver(made: Made, service: Service) -> Result:
     """The half of `execute` that may wait for a store."""
     job = made.job
     with _ending_badly(job, service):
-        result = answers.made(job, made.outputs, made.execution, made.marks, service)
+        result = answer.made(job, made.outputs, made.execution, made.marks, service)
     logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(made.outputs), result.stats.total_time)
     try:
         job.promise.keep(webhooks.succeeded(job.request, result))

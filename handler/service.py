@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from handler import bucket, storage, workflows
-from handler.comfy import Comfy
+from handler import storage
+from handler.comfyui.client import Comfy
 from handler.errors import HandlerError
-from handler.event import Graph
-from handler.models import Models
-from handler.net import shown
-from handler.outbox import Outbox
+from handler.graphs import workflows
+from handler.graphs.workflows import Workflow
+from handler.models.cache import Models
+from handler.models.search import Whereabouts
+from handler.net.guard import shown
+from handler.schemas.request import Graph
 from handler.settings import BadSettings, Settings
-from handler.system_events import SystemEvents
-from handler.whereabouts import Whereabouts
-from handler.workflows import Workflow
+from handler.storage import runpod_bucket
+from handler.webhooks.queue import Outbox
+from handler.webhooks.system_events import SystemEvents
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Service:
     @classmethod
     def of(cls, settings: Settings) -> "Service":
         """Raises BadSettings or BadWorkflow, each with one line that names what is wrong."""
-        bucket.check(settings)
+        runpod_bucket.check(settings)
         comfy = Comfy(
             settings.comfy_url,
             inflight=settings.comfyui_inflight,

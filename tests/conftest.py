@@ -14,7 +14,7 @@ import requests
 
 from emulator.app import create_app
 from handler import Service, Settings
-from tests.live import served, stand_in
+from tests.support.live import served, stand_in
 
 os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
 # What all the imports make stays: to look for garbage in it, at the end last of all, took each worker of the suite a second.

@@ -14,8 +14,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from emulator.comfyui.app import create_app
-from emulator.listener import listening
+from emulator.comfyui.server.app import create_app
+from emulator.http.listener import listening
 
 # ComfyUI closes a socket that sends more than this in one message
 MAX_INBOUND = 4 * 1024 * 1024

@@ -2,9 +2,10 @@
 
 from typing import BinaryIO, Protocol
 
-from handler.credentials import Auth
 from handler.errors import InputUnavailable
-from handler.net import LONGEST_URL, named
+from handler.net.guard import LONGEST_URL, named
+from handler.schemas.credentials import Auth
+from handler.schemas.uploads import Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor as AuthFor
 from handler.storage.azure import AzureStorage
@@ -12,7 +13,6 @@ from handler.storage.hf import HfStorage
 from handler.storage.http import HttpStorage
 from handler.storage.s3 import S3Storage
 from handler.storage.transfer import Version as Version
-from handler.targets import Upload
 
 
 class Storage(Protocol):

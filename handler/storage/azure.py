@@ -10,14 +10,14 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 import requests
 from pydantic import SecretStr
 
-from handler import deadline, net
-from handler.credentials import Auth, QueryAuth
 from handler.errors import BadRequest, DeliveryError
+from handler.net import deadline, guard
+from handler.schemas.credentials import Auth, QueryAuth
+from handler.schemas.uploads import AzureUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits, Version
-from handler.targets import AzureUpload, Upload
 
 _BLOBS = ".blob.core.windows.net"
 _BLOCK = 8 << 20
@@ -31,7 +31,7 @@ class AzureStorage:
 
     def matches(self, url: str) -> bool:
         with contextlib.suppress(ValueError):
-            scheme, host, _ = net.origin(url)
+            scheme, host, _ = guard.origin(url)
             if scheme == "https" and host.endswith(_BLOBS):
                 return True
         account = _account(self._settings)
@@ -52,7 +52,7 @@ class AzureStorage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        limits = Limits.of(net.shown(url), max_bytes, timeout_s)
+        limits = Limits.of(guard.shown(url), max_bytes, timeout_s)
         account = _account(self._settings)
         own = account if account is not None and account.owns(url) else None
         if isinstance(auth, QueryAuth):
@@ -77,7 +77,7 @@ class AzureStorage:
         from azure.core.exceptions import AzureError
         from azure.storage.blob import ContentSettings
 
-        url = net.shown(str(blob.url))
+        url = guard.shown(str(blob.url))
         content.seek(0)
         try:
             with blob:
@@ -89,7 +89,7 @@ class AzureStorage:
                     content_settings=ContentSettings(content_type=mime_type),
                 )
         except (AzureError, OSError, ValueError) as exc:
-            raise DeliveryError(f"The upload to {net.named(url)} failed: {_reason(exc, upload.container)}.") from exc
+            raise DeliveryError(f"The upload to {guard.named(url)} failed: {_reason(exc, upload.container)}.") from exc
         return url
 
     def _blob(self, upload: AzureUpload, filename: str, auth_for: AuthFor) -> Any:
@@ -108,7 +108,7 @@ class AzureStorage:
                 "There are no credentials for Azure Blob Storage: set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, "
                 "or send `credentials` of type query."
             )
-        session = net.session(allow_private=True, proxies=self._settings.proxies)
+        session = guard.session(allow_private=True, proxies=self._settings.proxies)
         return _client(account, upload.container, name or "?", sas, session)
 
 
@@ -122,7 +122,7 @@ class _Account:
     def owns(self, url: str) -> bool:
         """Whether a URL is one of this account's blobs, asked for as safely as the account itself is."""
         try:
-            same = net.origin(url) == net.origin(self.endpoint)
+            same = guard.origin(url) == guard.origin(self.endpoint)
         except ValueError:
             return False
         return same and urlsplit(url).path.startswith(f"{urlsplit(self.endpoint).path}/")

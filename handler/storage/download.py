@@ -9,9 +9,9 @@ from urllib.parse import urljoin
 
 import requests
 
-from handler import deadline, net
-from handler.credentials import Auth
 from handler.errors import InputUnavailable
+from handler.net import deadline, guard
+from handler.schemas.credentials import Auth
 from handler.settings import Settings
 from handler.storage.auth import addressed, bare, same_server
 from handler.storage.transfer import (
@@ -44,7 +44,7 @@ def downloaded(
     try:
         with (
             deadline.within(limits.end),
-            net.session(
+            guard.session(
                 allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
             ) as session,
         ):
@@ -60,8 +60,8 @@ def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool 
         where, headers = addressed(plain, auth or own, settings)
         requests.Request("GET", where, headers).prepare()
     except FAILURES as exc:
-        raise InputUnavailable(f"{net.named(url)} cannot be fetched: {reason(exc)}.") from exc
-    net.check(where, allow_private=trusted or settings.allow_private_urls)
+        raise InputUnavailable(f"{guard.named(url)} cannot be fetched: {reason(exc)}.") from exc
+    guard.check(where, allow_private=trusted or settings.allow_private_urls)
 
 
 class _Download:

@@ -11,14 +11,14 @@ from urllib.parse import quote, unquote
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from handler import deadline, net
-from handler.credentials import Auth, BearerAuth
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
+from handler.net import deadline, guard
+from handler.schemas.credentials import Auth, BearerAuth
+from handler.schemas.uploads import HfUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
-from handler.targets import HfUpload, Upload
 
 # hf://[datasets/]owner/name[@revision]/path, as huggingface_hub's file system writes it.
 _URL = re.compile(
@@ -52,7 +52,7 @@ class HfStorage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        limits = Limits.of(net.shown(url), max_bytes, timeout_s)
+        limits = Limits.of(guard.shown(url), max_bytes, timeout_s)
         token = self._settings.hf_token
         if auth is None and token:
             auth = BearerAuth(type="bearer", token=token)
@@ -87,7 +87,7 @@ class HfStorage:
         try:
             _repeated(lambda: self._commit(api, upload, filename, content))
         except hub.failures as exc:
-            raise DeliveryError(f"The upload to {net.named(url)} failed: {_reason(exc)}.") from exc
+            raise DeliveryError(f"The upload to {guard.named(url)} failed: {_reason(exc)}.") from exc
         return url
 
     def _commit(self, api: Any, upload: HfUpload, filename: str, content: BinaryIO) -> None:
@@ -103,7 +103,7 @@ class HfStorage:
 
     def _is_hub(self, url: str) -> bool:
         with contextlib.suppress(ValueError):
-            return net.origin(url) == net.origin(self._hub)
+            return guard.origin(url) == guard.origin(self._hub)
         return False
 
     def _resolved(self, url: str) -> str:
@@ -112,7 +112,7 @@ class HfStorage:
             return url
         match = _URL.fullmatch(url)
         if match is None:
-            raise InputUnavailable(f"{net.named(url)} is no URL of a file; it is hf://owner/repository/path.")
+            raise InputUnavailable(f"{guard.named(url)} is no URL of a file; it is hf://owner/repository/path.")
         kind = (match["kind"] or "models").lower()
         revision = unquote(match["revision"] or "main")
         return self._file("" if kind == "models" else f"{kind}/", match["repo"], revision, match["path"])
@@ -122,7 +122,7 @@ class HfStorage:
         return self._file(kind, upload.repo, upload.revision, _path(upload, filename))
 
     def _file(self, kind: str, repo: str, revision: str, path: str) -> str:
-        return f"{self._hub}/{kind}{repo}/resolve/{quote(revision, safe='')}/{net.quoted(path)}"
+        return f"{self._hub}/{kind}{repo}/resolve/{quote(revision, safe='')}/{guard.quoted(path)}"
 
     def _token(self, url: str, auth_for: AuthFor) -> str:
         auth = auth_for(url)

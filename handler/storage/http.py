@@ -13,14 +13,14 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from handler import deadline, net
-from handler.credentials import Auth
 from handler.errors import DeliveryError
+from handler.net import deadline, guard
+from handler.schemas.credentials import Auth
+from handler.schemas.uploads import HttpUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor, addressed, bare
 from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, Version, reason
-from handler.targets import HttpUpload, Upload
 
 
 class HttpStorage:
@@ -43,7 +43,7 @@ class HttpStorage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        limits = Limits.of(net.shown(url), max_bytes, timeout_s)
+        limits = Limits.of(guard.shown(url), max_bytes, timeout_s)
         downloaded(url, file, version=version, auth=auth, limits=limits, settings=self._settings)
 
     def takes(self, upload: Upload) -> bool:
@@ -52,7 +52,7 @@ class HttpStorage:
     def check(self, upload: Upload, auth_for: AuthFor) -> None:  # noqa: ARG002 (any or no credentials will do)
         """Refuses what is no URL, and addresses that are not public."""
         assert isinstance(upload, HttpUpload)
-        net.check(upload.url_prefix, allow_private=self._settings.allow_private_urls)
+        guard.check(upload.url_prefix, allow_private=self._settings.allow_private_urls)
 
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
@@ -61,15 +61,15 @@ class HttpStorage:
         url, own = bare(_target(upload.url_prefix, filename))
         where, headers = addressed(url, auth_for(url) or own, self._settings)
         put = _Put(where, {"Content-Type": mime_type, **headers}, content, size)
-        with net.session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
+        with guard.session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
             try:
                 status = put.done(session)
             except FAILURES as exc:
-                raise DeliveryError(f"{net.named(url)} did not take the upload: {reason(exc)}.") from exc
+                raise DeliveryError(f"{guard.named(url)} did not take the upload: {reason(exc)}.") from exc
         if not 200 <= status < 300:
             # A redirect is none: a PUT that is sent on would show the file to a server that nobody named.
-            raise DeliveryError(f"{net.named(url)} answered {status} to the upload.")
-        return net.shown(url)
+            raise DeliveryError(f"{guard.named(url)} answered {status} to the upload.")
+        return guard.shown(url)
 
 
 class _Put:
@@ -104,5 +104,5 @@ class _Put:
 def _target(prefix: str, filename: str) -> str:
     """The URL of a file under a prefix; the prefix's own query, such as a signature, stays at the end."""
     parts = urlsplit(prefix)
-    path = f"{parts.path.rstrip('/')}/{net.quoted(filename)}"
+    path = f"{parts.path.rstrip('/')}/{guard.quoted(filename)}"
     return urlunsplit(parts._replace(path=path, fragment=""))

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from handler import deadline, net
-from handler.credentials import Auth, S3Auth
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, HandlerError, InputUnavailable
+from handler.net import deadline, guard
+from handler.schemas.credentials import Auth, S3Auth
+from handler.schemas.uploads import BucketUpload, S3Upload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.s3_object import S3Object
@@ -22,7 +23,6 @@ from handler.storage.transfer import (
     Version,
     reason,
 )
-from handler.targets import BucketUpload, S3Upload, Upload
 
 _SCHEME = "s3://"
 _ATTEMPTS = 3
@@ -91,7 +91,7 @@ class S3Storage:
             else:
                 _put_in_parts(client, content, upload.bucket, key, mime_type)
         except _failures() as exc:
-            raise _translated(exc, DeliveryError, f"The upload to {net.short(url)} failed") from exc
+            raise _translated(exc, DeliveryError, f"The upload to {guard.short(url)} failed") from exc
         if isinstance(upload, BucketUpload):
             where = {"Bucket": upload.bucket, "Key": key}
             return str(client.generate_presigned_url("get_object", Params=where, ExpiresIn=upload.expiry_s))
@@ -121,7 +121,7 @@ class S3Storage:
             if not auth.endpoint:
                 return common
             allowed = settings.allow_private_urls or auth.endpoint == settings.bucket_endpoint_url
-            net.check(auth.endpoint, allow_private=allowed)
+            guard.check(auth.endpoint, allow_private=allowed)
             return replace(common, endpoint=auth.endpoint, guarded=not allowed)
         secret, token = settings.aws_secret_access_key, settings.aws_session_token
         return replace(
@@ -150,7 +150,7 @@ def _object(url: str) -> tuple[str, str]:
     """Bucket and key. Raises InputUnavailable."""
     bucket, _, key = url[len(_SCHEME) :].partition("/")
     if not bucket or not key:
-        raise InputUnavailable(f"{net.short(_url(bucket, key))} is no S3 URL; it is s3://bucket/key.")
+        raise InputUnavailable(f"{guard.short(_url(bucket, key))} is no S3 URL; it is s3://bucket/key.")
     return bucket, key
 
 
@@ -204,7 +204,7 @@ def _built(account: _Account) -> Any:
         ) from exc
     # botocore has no public hook for its connections.
     pools = client._endpoint.http_session._pool_classes_by_scheme
-    pools.update(net.guarded(pools, public=account.guarded))
+    pools.update(guard.guarded(pools, public=account.guarded))
     return client
 
 

@@ -21,15 +21,15 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from emulator.app import create_app
-from emulator.bodies import form_body
-from emulator.deepinfra import ROUTE
-from emulator.patience import Patience
+from emulator.http.bodies import form_body
+from emulator.http.header_timeout import Patience
+from emulator.routes.deepinfra import ROUTE
 from handler import Settings
-from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.raw import answered
-from tests.test_process import environment, running
+from tests.handler.test_lifecycle import environment, running
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.raw import answered
 
 Api = Callable[..., requests.Response]
 JSON = {"Content-Type": "application/json"}

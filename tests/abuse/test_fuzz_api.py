@@ -14,10 +14,10 @@ from hypothesis import settings as examples
 from schemathesis.generation import GenerationMode
 
 from emulator.app import create_app
-from emulator.deepinfra import ROUTE
+from emulator.routes.deepinfra import ROUTE
 from handler import Settings
 from tests.conftest import wait_until
-from tests.live import served
+from tests.support.live import served
 
 # The server's threads draw seeds in this process while hypothesis makes a request.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")

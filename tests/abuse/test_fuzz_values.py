@@ -17,15 +17,17 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
 
-from handler import HandlerError, Service, convert, net
-from handler.credentials import matches
+from handler import HandlerError, Service
 from handler.errors import BadRequest
-from handler.event import parsed
-from handler.inputs import _decoded
+from handler.jobs import images
+from handler.jobs.inputs import _decoded
+from handler.net import guard
 from handler.pipeline import run
-from handler.targets import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
-from tests import graphs
+from handler.schemas.credentials import matches
+from handler.schemas.request import parsed
+from handler.schemas.uploads import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
 from tests.conftest import Comfyui
+from tests.support import graphs
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 
@@ -142,10 +144,10 @@ URLS = st.builds(
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_any_text_is_a_url_or_none(amount: dict[str, Any]) -> None:
     def test(text: str) -> None:
-        net.shown(text)
+        guard.shown(text)
         for allow_private in (True, False):
             with contextlib.suppress(BadRequest):
-                net.check(text, allow_private=allow_private)
+                guard.check(text, allow_private=allow_private)
 
     fuzzed(test, amount, text=URLS)
 
@@ -218,11 +220,11 @@ def test_any_file_is_a_picture_or_none(amount: dict[str, Any]) -> None:
     """The warnings are Pillow's, about what is odd in a file."""
 
     def test(content: bytes) -> None:
-        convert.identified(content)
+        images.identified(content)
         with contextlib.suppress(HandlerError):
-            convert.checked(content)  # for its size, above all
+            images.checked(content)  # for its size, above all
             for target in TARGETS:
-                convert.converted(content, target)
+                images.converted(content, target)
 
     fuzzed(test, amount, content=damaged() | st.binary(max_size=100))
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import requests
 
-from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.graphs import Graph
-from tests.standin import Standin
+from tests.support import graphs
+from tests.support.graphs import Graph
+from tests.support.standin import Standin
 
-pytest_plugins = ["tests.standin_fixtures"]
+pytest_plugins = ["tests.support.standin_fixtures"]
 
 Api = Callable[..., requests.Response]
 

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from emulator.app import create_app
 from handler import Settings
 from tests.conftest import wait_until
-from tests.live import served
-from tests.test_process import environment, running
+from tests.handler.test_lifecycle import environment, running
+from tests.support.live import served
 
 Call = Callable[..., bytes]
 

@@ -10,12 +10,13 @@ import pytest
 import requests
 
 from emulator.app import create_app
-from handler import Settings, outputs
+from handler import Settings
 from handler.errors import OutputError
-from tests import graphs
+from handler.jobs import outputs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.raw import saying, scripted
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.raw import saying, scripted
 
 Api = Callable[..., requests.Response]
 

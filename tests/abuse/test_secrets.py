@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from handler import Settings
-from tests import graphs
 from tests.conftest import wait_until
-from tests.live import served
-from tests.test_process import Server, environment, running
+from tests.handler.test_lifecycle import Server, environment, running
+from tests.support import graphs
+from tests.support.live import served
 
 MARK = "C4nary"
 _numbers = itertools.count()

@@ -10,15 +10,16 @@ import pytest
 import requests
 
 from emulator.app import create_app
-from emulator.deepinfra import ROUTE
-from handler import HandlerError, Settings, net
+from emulator.routes.deepinfra import ROUTE
+from handler import HandlerError, Settings
 from handler.errors import BadRequest, ForbiddenUrl, InputUnavailable
-from handler.models import Models
+from handler.models.cache import Models
+from handler.net import guard
 from handler.storage import chosen
-from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.raw import asked, saying, scripted
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.raw import asked, saying, scripted
 
 INSIDE = [
     "127.0.0.1",
@@ -97,7 +98,7 @@ def test_an_address_inside_is_not_connected_to(inside: tuple[int, list[bytes]], 
 @pytest.mark.parametrize("host", [host for host in INSIDE if not set(host) & set("%\\")])
 def test_it_is_said_before_anything_runs(inside: tuple[int, list[bytes]], host: str) -> None:
     with pytest.raises(BadRequest, match=r"ALLOW_PRIVATE_URLS|is not a valid URL"):
-        net.check(f"http://{host}:{inside[0]}/", allow_private=False)
+        guard.check(f"http://{host}:{inside[0]}/", allow_private=False)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_it_is_said_before_anything_runs(inside: tuple[int, list[bytes]], host: 
 )
 def test_what_is_no_url_of_a_server_is_refused_even_where_all_is_allowed(url: str) -> None:
     with pytest.raises(BadRequest):
-        net.check(url, allow_private=True)
+        guard.check(url, allow_private=True)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +141,12 @@ def test_what_is_no_url_of_a_server_is_refused_even_where_all_is_allowed(url: st
     ],
 )
 def test_no_part_of_a_password_is_shown(url: str) -> None:
-    assert "p" not in net.shown(url).removeprefix("http://")
+    assert "p" not in guard.shown(url).removeprefix("http://")
 
 
 def test_what_is_shown_of_a_url_is_the_place() -> None:
-    assert net.shown("https://u:p@h.example:8080/a@b/c?d=e@f#g") == "https://h.example:8080/a@b/c"
-    assert net.shown("http://[::1]:80/x?y") == "http://[::1]:80/x"
+    assert guard.shown("https://u:p@h.example:8080/a@b/c?d=e@f#g") == "https://h.example:8080/a@b/c"
+    assert guard.shown("http://[::1]:80/x?y") == "http://[::1]:80/x"
 
 
 def test_an_error_does_not_repeat_a_long_url(api: Callable[..., requests.Response], clean: Comfyui) -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from handler import HandlerError, Service, Settings
 from handler.errors import InputUnavailable
-from handler.models import Models
+from handler.models.cache import Models
 from handler.pipeline import run
 from handler.storage import Version, chosen
-from tests import graphs
 from tests.conftest import Comfyui
-from tests.raw import HEAD, Script, asked, saying, scripted
+from tests.support import graphs
+from tests.support.raw import HEAD, Script, asked, saying, scripted
 
 SETTINGS = Settings(allow_private_urls=True)
 OK = HEAD + b"Content-Length: %d\r\n%s\r\n"

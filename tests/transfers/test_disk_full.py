@@ -22,11 +22,11 @@ from handler import HandlerError, Service, Settings
 from handler.disk import written
 from handler.errors import DiskFull, PromptFailed
 from handler.pipeline import run
-from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.standin import Standin
-from tests.test_process import environment, running
+from tests.handler.test_lifecycle import environment, running
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.standin import Standin
 
 Post = Callable[..., requests.Response]
 Disk = Callable[..., None]

@@ -9,14 +9,14 @@ import pytest
 import requests
 
 from handler import Settings
-from handler.delivery import uploaded
-from handler.outputs import Output
-from handler.targets import HttpUpload, S3Upload
-from tests import graphs
+from handler.jobs.delivery import uploaded
+from handler.jobs.outputs import Output
+from handler.schemas.uploads import HttpUpload, S3Upload
 from tests.conftest import Comfyui, wait_until
-from tests.ports import free_port
-from tests.raw import asked, scripted
-from tests.test_process import Server, environment, running
+from tests.handler.test_lifecycle import Server, environment, running
+from tests.support import graphs
+from tests.support.ports import free_port
+from tests.support.raw import asked, scripted
 
 CONTENT = bytes(range(256)) * 4000
 

@@ -5,10 +5,10 @@ import contextlib
 import pytest
 
 from tests.conftest import wait_until
-from tests.raw import SLOW, Script, scripted
-from tests.receivers import Open, Receiver, Spooled, numbers, webhook
+from tests.support.raw import SLOW, Script, scripted
+from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
 
-pytest_plugins = ["tests.receiver_fixtures"]
+pytest_plugins = ["tests.support.receiver_fixtures"]
 
 
 @pytest.mark.parametrize("name", ["one header after the other", "one 100 Continue after the other"])

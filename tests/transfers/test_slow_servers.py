@@ -11,14 +11,15 @@ import pytest
 import requests
 
 from emulator.app import create_app
-from handler import Settings, net
-from handler.credentials import Auth, S3Auth
+from handler import Settings
 from handler.errors import InputUnavailable
+from handler.net import guard
+from handler.schemas.credentials import Auth, S3Auth
 from handler.storage import chosen
-from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.raw import SLOW, Script, dripping, saying, scripted
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.raw import SLOW, Script, dripping, saying, scripted
 
 SETTINGS = Settings(allow_private_urls=True)
 
@@ -69,7 +70,7 @@ def test_the_addresses_of_a_name_share_the_time_to_connect(monkeypatch: pytest.M
         found = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: [found] * 10)
         began = time.monotonic()
-        with net.session(allow_private=True) as session, pytest.raises(requests.ConnectionError):
+        with guard.session(allow_private=True) as session, pytest.raises(requests.ConnectionError):
             session.get("http://many.example/", timeout=0.5)
         assert 0.4 < time.monotonic() - began < 4
 
@@ -82,7 +83,7 @@ def test_an_address_that_does_not_answer_is_not_the_last_one(monkeypatch: pytest
         return [*resolve("127.0.0.2", 1, *more, **options), *resolve("127.0.0.1", port, *more, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
-    with scripted(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as url, net.session(allow_private=True) as session:
+    with scripted(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as url, guard.session(allow_private=True) as session:
         assert session.get(url.replace("127.0.0.1", "two.example"), timeout=30).status_code == 204
 
 

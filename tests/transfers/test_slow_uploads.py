@@ -13,14 +13,14 @@ import requests
 
 from emulator.app import create_app
 from handler import Settings
-from handler.delivery import uploaded
 from handler.errors import DeliveryError
-from handler.outputs import Output
-from handler.targets import S3Upload
-from tests import graphs
+from handler.jobs.delivery import uploaded
+from handler.jobs.outputs import Output
+from handler.schemas.uploads import S3Upload
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.raw import HEAD, SLOW, Script, dripping, scripted, silent
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.raw import HEAD, SLOW, Script, dripping, scripted, silent
 
 KEY = base64.b64encode(b"k" * 64).decode()
 UPLOADS: dict[str, Callable[[str], dict[str, Any]]] = {

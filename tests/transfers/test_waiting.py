@@ -10,10 +10,10 @@ import requests
 
 from emulator.app import create_app
 from handler import Settings
-from tests import graphs
 from tests.conftest import Comfyui, wait_until
-from tests.live import served
-from tests.raw import HEAD, dripping, scripted, silent
+from tests.support import graphs
+from tests.support.live import served
+from tests.support.raw import HEAD, dripping, scripted, silent
 
 Post = Callable[..., requests.Response]
 # More than there are threads for any kind of work.

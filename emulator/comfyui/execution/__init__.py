@@ -1,0 +1,1 @@
+"""The stand-in's queue, validation and execution of prompts."""

@@ -1,0 +1,271 @@
+"""Runs prompts one after the other: the node cache, the progress messages, the interruption."""
+
+import io
+import json
+import struct
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.comfyui.execution.queue import Entry, Graph, Outcome
+from emulator.comfyui.execution.schedule import Schedule, inputs_of, is_link, signatures
+from emulator.comfyui.execution.validate import type_name
+from emulator.comfyui.folders import Folders
+from emulator.comfyui.nodes.node import Library
+from emulator.comfyui.server.sockets import Hub
+
+PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA = 1, 4
+IMAGE_TYPES = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
+OUT_OF_MEMORY_TIPS = (
+    "This error means you ran out of memory on your GPU.\n\n"
+    "TIPS: If the workflow worked before you might have accidentally set the batch_size to a large number."
+)
+
+
+class Interrupted(Exception):
+    """Someone asked the running prompt to stop."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What a node gave: its outputs for other nodes, and what it shows to people."""
+
+    outputs: tuple[Any, ...]
+    shown: dict[str, Any] | None
+
+
+class Executor:
+    """Owns what outlives a prompt: the results of the last one, and the interrupt switch."""
+
+    def __init__(self, nodes: Library, folders: Folders, hub: Hub, step_seconds: float) -> None:
+        self.nodes = nodes
+        self.folders = folders
+        self.hub = hub
+        self.step_seconds = step_seconds
+        self.cache: dict[str, Cached] = {}
+        self.interrupt = threading.Event()
+
+    def execute(self, entry: Entry) -> Outcome:
+        self.interrupt.clear()
+        run = Run(self, entry)
+        try:
+            return run.execute()
+        except Exception as exc:  # noqa: BLE001 - a graph that cannot be walked; the real one's worker may die of it
+            return run.failed(exc)
+
+
+class Run:
+    """One prompt on its way; also the context that its nodes get."""
+
+    def __init__(self, executor: Executor, entry: Entry) -> None:
+        self.executor = executor
+        self.folders = executor.folders
+        self.step_seconds = executor.step_seconds
+        _, self.prompt_id, graph, self.extra_data, self.outputs = entry
+        # copies, because nodes are annotated with is_changed and /queue shows the originals
+        self.graph: Graph = {node_id: dict(node) for node_id, node in graph.items()}
+        client_id = self.extra_data.get("client_id")
+        self.client_id = None if client_id is None else str(client_id)
+        self.signatures: dict[str, str] = {}
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+        self.progress_of: dict[str, dict[str, Any]] = {}
+        self.executed: list[str] = []
+        self.node_id = ""
+        self.node_inputs: dict[str, Any] = {}
+
+    def execute(self) -> Outcome:
+        hub = self.executor.hub
+        hub.client_id = self.client_id
+        self._record("execution_start", {"prompt_id": self.prompt_id})
+        self._match_cache()
+        cached = [node_id for node_id in self.graph if self._cached(node_id)]
+        self._record("execution_cached", {"nodes": cached, "prompt_id": self.prompt_id})
+        status = self._run_nodes()
+        hub.last_node = None
+        # also of nodes that did not run: equal ones share a cached result, which names the first of them
+        hits = ((node_id, self._cached(node_id)) for node_id in self.graph)
+        shown = {node_id: hit.shown for node_id, hit in hits if hit and hit.shown}
+        outputs = {node_id: both["output"] for node_id, both in shown.items()}
+        meta = {node_id: both["meta"] for node_id, both in shown.items()}
+        return Outcome(status, self.messages, outputs, meta)
+
+    def failed(self, exc: Exception) -> Outcome:
+        """The end of a prompt that was not the fault of one of its nodes."""
+        self.node_id = self.node_id or self.outputs[0]
+        self._record("execution_error", self._failure(exc))
+        return Outcome("error", self.messages)
+
+    def progress(self, value: int, total: int, image: tuple[str, bytes] | None = None) -> None:
+        """Context: a step is done."""
+        self._check_interrupt()
+        self._show_progress(value, total, "running", send=False)
+        with_metadata = image is not None and self.executor.hub.wants_metadata(self.client_id)
+        self._send("progress_state", self._progress_state(), everybody_without_client=True)
+        if image is not None and with_metadata:
+            self.executor.hub.post_bytes(self._frame_with_metadata(*image), self.client_id)
+        step = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
+        self._send("progress", step, everybody_without_client=True)
+        if image is not None and not with_metadata:
+            frame = struct.pack(">II", PREVIEW_IMAGE, IMAGE_TYPES[image[0]][0]) + image[1]
+            self.executor.hub.post_bytes(frame, self.client_id)
+
+    def pause(self, seconds: float) -> None:
+        """Context: let time pass."""
+        self.executor.interrupt.wait(seconds)
+        self._check_interrupt()
+
+    def _match_cache(self) -> None:
+        """Sign every node, and keep only those results that this prompt can use."""
+        for node in self.graph.values():
+            inputs = {name: value for name, value in inputs_of(node).items() if not is_link(value)}
+            changed = self.executor.nodes[node["class_type"]].is_changed(self.folders, inputs)
+            if changed is not None:
+                node["is_changed"] = [changed]
+        self.signatures = signatures(self.graph)
+        wanted = set(self.signatures.values())
+        self.executor.cache = {key: hit for key, hit in self.executor.cache.items() if key in wanted}
+
+    def _run_nodes(self) -> str:
+        schedule = Schedule(
+            self.graph,
+            is_output=lambda node_id: self.executor.nodes[self.graph[node_id]["class_type"]].output_node,
+            is_cached=lambda node_id: self._cached(node_id) is not None,
+        )
+        for node_id in schedule.run(self.outputs):
+            self.node_id, self.node_inputs = node_id, {}
+            try:
+                self._run_node(node_id)
+            except Interrupted:
+                facts = {"prompt_id": self.prompt_id, "node_id": node_id, "node_type": self._class_type()}
+                self._record("execution_interrupted", {**facts, "executed": self.executed}, broadcast=True)
+                return "error"
+            except Exception as exc:  # noqa: BLE001 - a node may raise anything; its prompt fails, the worker lives on
+                self._record("execution_error", self._failure(exc))
+                return "error"
+        self._record("execution_success", {"prompt_id": self.prompt_id})
+        return "success"
+
+    def _run_node(self, node_id: str) -> None:
+        hit = self._cached(node_id)
+        names = {"node": node_id, "display_node": node_id}
+        if hit is not None:
+            output = hit.shown["output"] if hit.shown else None
+            self._send("executed", {**names, "output": output, "prompt_id": self.prompt_id})
+            self._show_progress(1, 1, "finished")
+            return
+        self._show_progress(0.0, 1.0, "running")
+        if self.client_id is not None:
+            self.executor.hub.last_node = node_id
+        self._send("executing", {**names, "prompt_id": self.prompt_id})
+        outputs, ui = self._call(node_id)
+        shown = None
+        if ui is not None:
+            meta = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+            shown = {"meta": meta, "output": ui}
+            self._send("executed", {**names, "output": ui, "prompt_id": self.prompt_id})
+        self.executor.cache[self.signatures[node_id]] = Cached(outputs, shown)
+        self.executed.append(node_id)
+        self._show_progress(*self._at_end(), "finished")
+
+    def _call(self, node_id: str) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+        """Run one node; what it returns is its outputs, or a dict with "ui" for people and "result" for nodes."""
+        cls = self.executor.nodes[self.graph[node_id]["class_type"]]
+        self.node_inputs = self._gather(node_id)
+        self._check_interrupt()
+        returned = getattr(cls(self), cls.function)(**self.node_inputs)
+        if isinstance(returned, dict):
+            return returned.get("result", ()), returned.get("ui")
+        return returned, None
+
+    def _gather(self, node_id: str) -> dict[str, Any]:
+        """A node's arguments: values that it declares, the results behind all of its links, hidden facts."""
+        cls = self.executor.nodes[self.graph[node_id]["class_type"]]
+        known = {**cls.required, **cls.optional}
+        arguments: dict[str, Any] = {}
+        for name, value in inputs_of(self.graph[node_id]).items():
+            if is_link(value):
+                source = self._cached(value[0])
+                arguments[name] = source.outputs[value[1]] if source else None
+            elif name in known:
+                arguments[name] = value
+        facts = {"PROMPT": self.graph, "EXTRA_PNGINFO": self.extra_data.get("extra_pnginfo"), "UNIQUE_ID": node_id}
+        return arguments | {name: facts[fact] for name, fact in cls.hidden.items()}
+
+    def _failure(self, exc: Exception) -> dict[str, Any]:
+        tips = OUT_OF_MEMORY_TIPS if type(exc).__name__ == "OutOfMemoryError" else ""
+        return {
+            "prompt_id": self.prompt_id,
+            "node_id": self.node_id,
+            "node_type": self._class_type(),
+            "executed": self.executed,
+            "exception_message": f"{exc}\n{tips}",
+            "exception_type": type_name(exc),
+            "traceback": traceback.format_tb(exc.__traceback__),
+            "current_inputs": {name: [_printable(value)] for name, value in self.node_inputs.items()},
+            "current_outputs": list(self.graph),
+        }
+
+    def _check_interrupt(self) -> None:
+        if self.executor.interrupt.is_set():
+            self.executor.interrupt.clear()
+            raise Interrupted
+
+    def _cached(self, node_id: str) -> Cached | None:
+        return self.executor.cache.get(self.signatures.get(node_id, ""))
+
+    def _class_type(self) -> str:
+        return str(self.graph[self.node_id]["class_type"])
+
+    def _at_end(self) -> tuple[float, float]:
+        total = self.progress_of[self.node_id]["max"]
+        return total, total
+
+    def _show_progress(self, value: float, total: float, state: str, *, send: bool = True) -> None:
+        self.progress_of[self.node_id] = {
+            "value": value,
+            "max": total,
+            "state": state,
+            "node_id": self.node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": self.node_id,
+            "parent_node_id": None,
+            "real_node_id": self.node_id,
+        }
+        if send:
+            self._send("progress_state", self._progress_state(), everybody_without_client=True)
+
+    def _progress_state(self) -> dict[str, Any]:
+        return {"prompt_id": self.prompt_id, "nodes": self.progress_of}
+
+    def _frame_with_metadata(self, image_format: str, image: bytes) -> bytes:
+        facts = {
+            "node_id": self.node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": self.node_id,
+            "parent_node_id": None,
+            "real_node_id": self.node_id,
+            "image_type": IMAGE_TYPES[image_format][1],
+        }
+        metadata = json.dumps(facts).encode()
+        frame = io.BytesIO()
+        frame.write(struct.pack(">II", PREVIEW_IMAGE_WITH_METADATA, len(metadata)))
+        frame.write(metadata)
+        frame.write(image)
+        return frame.getvalue()
+
+    def _record(self, event: str, facts: dict[str, Any], *, broadcast: bool = False) -> None:
+        """Send a message that the history keeps as well."""
+        data = {**facts, "timestamp": int(time.time() * 1000)}
+        self.messages.append((event, data))
+        self._send(event, data, everybody_without_client=broadcast)
+
+    def _send(self, event: str, data: dict[str, Any], *, everybody_without_client: bool = False) -> None:
+        """To the prompt's client; a prompt without one tells everybody, or nobody, depending on the event."""
+        if self.client_id is not None or everybody_without_client:
+            self.executor.hub.post(event, data, self.client_id)
+
+
+def _printable(value: Any) -> Any:
+    return value if value is None or isinstance(value, int | float | str) else str(value)

@@ -1,0 +1,1 @@
+"""HTTP beneath the routes: bodies, errors, API keys, listening sockets."""

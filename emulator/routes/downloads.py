@@ -1,0 +1,120 @@
+"""POST /download."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.requests import Request
+from starlette.responses import Response
+
+from emulator.adapter import Door
+from emulator.http.bodies import json_body, parsed_json
+from emulator.http.responses import JsonResponse
+from handler import HandlerError, storage
+from handler.models.cache import Models
+from handler.net.guard import LONGEST_URL, shown
+from handler.schemas.credentials import Auth
+from handler.threads import begun
+from handler.validation import validated
+
+logger = logging.getLogger(__name__)
+
+# Those that nobody waits for leave some of the line to those that somebody does; the rest waits its turn.
+_AWAITED = 8
+_UNSEEN = 4
+# A look at a URL may wait for its name's resolver.
+_LOOKED_AT = 8
+
+
+class DownloadRequest(BaseModel):
+    """The body of POST /download. Unknown fields are ignored, as the reference does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]",
+        max_length=LONGEST_URL,
+        description="Where the model is: http, https, s3, ...",
+    )
+    model_type: str = Field(
+        min_length=1, max_length=255, description="Model folder that it goes into, such as checkpoints or loras."
+    )
+    filename: str = Field("", description="Its name there; only the last part of a path counts. Default: the URL's.")
+    wait: bool = Field(False, description="Answer when it is there, instead of at once.")
+    auth: Auth | None = Field(None, description="Credentials for the URL. They are not kept.")
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9A-Fa-f]{64}$", description="What it must be, in hexadecimal digits."
+    )
+
+    @field_validator("filename", mode="after")
+    @classmethod
+    def _given(cls, value: str) -> str:
+        if not value:
+            raise ValueError("it is empty; leave it out to get the URL's")
+        return value
+
+
+class Downloads:
+    """The endpoint, and what it has under way: so many at once, on threads that do not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._awaited = anyio.CapacityLimiter(_AWAITED)
+        self._unseen = anyio.CapacityLimiter(_UNSEEN)
+        self._looked_at = anyio.CapacityLimiter(_LOOKED_AT)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def download(self, request: Request) -> Response:
+        """Fetch a model into a model folder."""
+        door: Door = request.app.state.door
+        body = parsed_json(await door.while_open(json_body(request, door.service.settings)))
+        wanted = validated(DownloadRequest, body)
+        answer = await _done(lambda: _checked(wanted, door), self._looked_at)
+        if wanted.wait:
+            work = _done(lambda: _downloaded(wanted, door.service.models), self._awaited)
+            return JsonResponse(answer | await door.while_open(work))
+        task = asyncio.create_task(self._finish_unseen(wanted, door.service.models))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return JsonResponse({**answer, "status": "started"}, 202)
+
+    async def _finish_unseen(self, wanted: DownloadRequest, models: Models) -> None:
+        try:
+            await _done(lambda: _downloaded(wanted, models), self._unseen)
+        except HandlerError as exc:
+            models.failed(wanted.url, f"{wanted.model_type}/{_name(wanted, models)}", exc)
+        except Exception:
+            logger.exception("%s could not be downloaded: a bug", shown(wanted.url))
+
+
+def _checked(wanted: DownloadRequest, door: Door) -> dict[str, Any]:
+    """What the answer says in any case. Raises what can be known to be the caller's fault before the transfer."""
+    storage.chosen(wanted.url, door.service.settings).check_url(wanted.url, wanted.auth)
+    door.service.models.folder(wanted.model_type)
+    name = _name(wanted, door.service.models)
+    return {"url": shown(wanted.url), "model_type": wanted.model_type, "filename": name}
+
+
+def _name(wanted: DownloadRequest, models: Models) -> str:
+    return models.name(wanted.url, wanted.filename or None)
+
+
+def _downloaded(wanted: DownloadRequest, models: Models) -> dict[str, Any]:
+    began = time.monotonic()
+    path, size = models.downloaded(
+        wanted.url, wanted.model_type, filename=wanted.filename or None, auth=wanted.auth, sha256=wanted.sha256
+    )
+    duration = round(time.monotonic() - began, 3)
+    return {"filename": path.name, "status": "completed", "size": size, "duration": duration}
+
+
+async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimiter) -> dict[str, Any]:
+    """What the work gives, on a daemon thread: the interpreter waits for AnyIO's own, for hours if a download takes them.
+
+    One that is cut off by the end of the process goes on where it was the next time that somebody asks for it.
+    """
+    async with limiter:
+        return await asyncio.wrap_future(begun(work, "download"))

@@ -1,0 +1,245 @@
+"""Pure functions on graphs: what is passed in is still true afterwards."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from handler.schemas.request import Graph, Node
+
+
+@dataclass(frozen=True)
+class NodeClass:
+    """What a graph needs to know of a node class: /object_info in short.
+
+    `uploads` maps the inputs that take an uploadable medium to it: "image", "video" or "audio". `models` maps the lists of
+    model files to the model folder that they show.
+    """
+
+    output: bool = False
+    uploads: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+# A name on disk has at most 255 bytes, and ComfyUI adds a number and an ending.
+_LONGEST_NAME = 200
+_LONGEST_STEM = 100
+# Of a prefix: so that with all of them the path stays below the 4,096 bytes that Linux takes.
+_MOST_FOLDERS = 16
+# SaveImage's own.
+_DEFAULT_PREFIX = "ComfyUI"
+
+NodeClasses = Mapping[str, NodeClass | None]
+"""Class name to what is known of it; None for a class that ComfyUI does not have."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One input of one node that holds a medium given by the caller: a string, or a list of them for a folder."""
+
+    node_id: str
+    name: str
+    value: str | list[str]
+    medium: str
+
+    @property
+    def location(self) -> str:
+        return f"prompt.{self.node_id}.inputs.{self.name}"
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """One input of one node that names a model: a file in a model folder, or a URL."""
+
+    node_id: str
+    name: str
+    value: str
+    folder: str
+
+    @property
+    def location(self) -> str:
+        return f"prompt.{self.node_id}.inputs.{self.name}"
+
+
+# /object_info does not say which folder a list shows. These names mean one folder in every class, ComfyUI's own and custom.
+_MODEL_FOLDERS = {
+    "ckpt_name": "checkpoints",
+    "lora_name": "loras",
+    "vae_name": "vae",
+    "control_net_name": "controlnet",
+    "unet_name": "diffusion_models",
+    **dict.fromkeys(("clip_name", "clip_name1", "clip_name2", "clip_name3", "clip_name4"), "text_encoders"),
+    "style_model_name": "style_models",
+    "gligen_name": "gligen",
+    "hypernetwork_name": "hypernetworks",
+    "photomaker_model_name": "photomaker",
+    "audio_encoder_name": "audio_encoders",
+}
+# Where a class of ComfyUI's own means something else, or has a name that says little.
+_OWN_MODEL_FOLDERS = {
+    ("CLIPVisionLoader", "clip_name"): "clip_vision",
+    ("UpscaleModelLoader", "model_name"): "upscale_models",
+    ("ModelPatchLoader", "name"): "model_patches",
+    ("CheckpointLoader", "config_name"): "configs",
+    ("TrainLoraNode", "existing_lora"): "loras",
+}
+
+# VHS (ComfyUI-VideoHelperSuite) declares its uploads in ways of its own, so they are known by name.
+_VHS_UPLOADS = {
+    "VHS_LoadVideo": {"video": "video"},
+    "VHS_LoadVideoPath": {"video": "video"},
+    "VHS_LoadVideoFFmpeg": {"video": "video"},
+    "VHS_LoadAudioUpload": {"audio": "audio"},
+    "VHS_LoadImages": {"directory": "images"},
+    "VHS_LoadImagesPath": {"directory": "images"},
+}
+_UPLOAD_FLAGS = {"image_upload": "image", "video_upload": "video", "audio_upload": "audio"}
+
+
+def node_class(name: str, info: Mapping[str, Any]) -> NodeClass:
+    """One entry of ComfyUI's /object_info in short."""
+    uploads = dict(_VHS_UPLOADS.get(name, {}))
+    models: dict[str, str] = {}
+    for group in ("required", "optional"):
+        for input_name, declared in ((info.get("input") or {}).get(group) or {}).items():
+            options = declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
+            medium = next((medium for flag, medium in _UPLOAD_FLAGS.items() if options.get(flag)), None)
+            if medium:
+                uploads.setdefault(input_name, medium)
+            folder = _OWN_MODEL_FOLDERS.get((name, input_name)) or _MODEL_FOLDERS.get(input_name)
+            if folder and declared and (isinstance(declared[0], list) or declared[0] == "COMBO"):
+                models[input_name] = folder
+    return NodeClass(output=bool(info.get("output_node")), uploads=uploads, models=models)
+
+
+def saves(graph: Graph, classes: NodeClasses) -> bool:
+    """Whether there is something to give back: an output node other than PreviewImage.
+
+    A class that ComfyUI does not have may be one; naming it is left to ComfyUI's validation.
+    """
+    used = {node["class_type"] for node in graph.values()}
+    return any((known := classes.get(name)) is None or (known.output and name != "PreviewImage") for name in used)
+
+
+def saving_files(graph: Graph) -> Graph:
+    """The graph with every SaveImageWebsocket as a SaveImage: its pictures would only go over the websocket, where they are
+    in no history, and lost when the connection breaks."""
+    return {
+        node_id: {
+            **node,
+            "class_type": "SaveImage",
+            "inputs": {"filename_prefix": _DEFAULT_PREFIX, **node["inputs"]},
+        }
+        if node["class_type"] == "SaveImageWebsocket"
+        else node
+        for node_id, node in graph.items()
+    }
+
+
+def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | None, keep: bool) -> Graph:
+    """The graph with every output node saving under `folder`, in files whose names begin with `stem`.
+
+    "sub/ComfyUI" becomes "<folder>/sub/<stem>_ComfyUI", or "<folder>/sub/<stem>" without `keep`; without a stem it becomes
+    "<folder>/sub/ComfyUI". A fresh folder per run makes
+    the save nodes run even when ComfyUI has the rest in its cache, keeps jobs apart, and is all that clean-up must remove.
+    """
+
+    def prefix(value: str) -> str:
+        value = re.sub(r"[\x00-\x1f]", "_", value)
+        parts = [_cut(part, _LONGEST_NAME) for part in re.split(r"[/\\]+", value) if part not in ("", ".", "..")]
+        name = parts.pop() if parts else ""
+        del parts[_MOST_FOLDERS:]
+        if stem is None:
+            return "/".join([folder, *parts, name or _DEFAULT_PREFIX])
+        return "/".join([folder, *parts, _cut(f"{stem}_{name}", _LONGEST_NAME) if keep and name else stem])
+
+    places = {
+        (node_id, "filename_prefix"): prefix(_text(node["inputs"]["filename_prefix"]))
+        for node_id, node in graph.items()
+        if (known := classes.get(node["class_type"])) and known.output and "filename_prefix" in node["inputs"]
+    }
+    return replaced(graph, places)
+
+
+def _text(prefix: Any) -> str:
+    """A prefix as ComfyUI takes it: numbers become texts. A link's value is known to ComfyUI alone, and is replaced."""
+    return str(prefix) if isinstance(prefix, (str, int, float)) else _DEFAULT_PREFIX
+
+
+def media(graph: Graph, classes: NodeClasses) -> list[Place]:
+    """The inputs that may hold a URL, a data URI, base64 or a file name. Links and prompt texts are none."""
+    return [
+        Place(node_id, name, value, medium)
+        for node_id, node in graph.items()
+        if (known := classes.get(node["class_type"]))
+        for name, medium in known.uploads.items()
+        if (value := _given(node["inputs"].get(name), medium)) is not None
+    ]
+
+
+def _given(value: Any, medium: str) -> str | list[str] | None:
+    """What the caller put into an upload input: a string, for a folder a list of strings; None for a link and the like."""
+    if medium != "images":
+        return value if isinstance(value, str) else None
+    good = isinstance(value, list) and bool(value) and all(isinstance(entry, str) for entry in value)
+    return value if good else None
+
+
+def with_media(graph: Graph, classes: NodeClasses, given: Mapping[str, str]) -> Graph:
+    """The graph with every medium that is named in `given`, also as "name [input]", replaced by what it names."""
+    places = {
+        (place.node_id, place.name): given[name]
+        for place in media(graph, classes)
+        if isinstance(place.value, str) and (name := place.value.removesuffix(" [input]")) in given
+    }
+    return replaced(graph, places)
+
+
+def models(graph: Graph, classes: NodeClasses) -> list[ModelPlace]:
+    """The inputs that hold the name of a model, or a URL in its place. Links are none."""
+    return [
+        ModelPlace(node_id, name, value, folder)
+        for node_id, node in graph.items()
+        if (known := classes.get(node["class_type"]))
+        for name, folder in known.models.items()
+        if isinstance(value := node["inputs"].get(name), str)
+    ]
+
+
+def replaced(graph: Graph, values: Mapping[tuple[str, str], Any]) -> Graph:
+    """The graph with the inputs (node id, input name) set to the given values."""
+    changed = {node_id for node_id, _ in values}
+    return {node_id: _with(node, node_id, values) if node_id in changed else node for node_id, node in graph.items()}
+
+
+def _with(node: Node, node_id: str, values: Mapping[tuple[str, str], Any]) -> Node:
+    inputs = {name: values.get((node_id, name), value) for name, value in node["inputs"].items()}
+    return {**node, "inputs": inputs}
+
+
+def stem(request_id: str) -> str:
+    """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", inner spaces, at most 100 bytes.
+
+    "%" goes as well: ComfyUI would expand %year% and the like.
+    """
+    safe = re.sub(r"[^\w. -]", "_", request_id).lstrip(" .")
+    return _cut(safe, _LONGEST_STEM).rstrip(" ") or "_"
+
+
+def _cut(name: str, longest: int) -> str:
+    """At most so many bytes of UTF-8."""
+    return name.encode()[:longest].decode(errors="ignore")
+
+
+def title(node: Node | None) -> str:
+    """The name that the editor shows for a node, if its export has one."""
+    meta: Any = node.get("_meta") if node else None
+    return str(meta["title"]) if isinstance(meta, dict) and meta.get("title") else ""
+
+
+def named(node_id: str, node: Node | None) -> str:
+    """A node as error sentences name it: node 30 (CheckpointLoaderSimple, "Load Checkpoint")."""
+    if node is None:
+        return f"node {node_id}"
+    label = title(node)
+    return f"node {node_id} ({node['class_type']}, {label!r})" if label else f"node {node_id} ({node['class_type']})"

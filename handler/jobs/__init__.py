@@ -1,0 +1,1 @@
+"""The steps of a job, each in a module of its own. pipeline.py puts them in order."""

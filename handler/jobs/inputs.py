@@ -1,0 +1,173 @@
+"""Fetch what the caller put into a graph's uploadable inputs: a URL, a data URI, base64, or a file's name."""
+
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import filetype
+import pybase64
+
+from handler import disk, storage
+from handler.comfyui.client import Comfy
+from handler.errors import HandlerError, InputUnavailable, TooLarge
+from handler.graphs import graph
+from handler.graphs.graph import NodeClasses, Place
+from handler.jobs import images
+from handler.net.guard import named
+from handler.schemas.request import Graph
+from handler.settings import Settings
+from handler.storage import AuthFor
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}://", re.IGNORECASE)
+# Longer than any path on disk: what exceeds it is base64 and never asked for as a file name.
+_MAX_NAME = 1024
+# In characters: to decode one that is percent-encoded takes a hundred times its size.
+_LONGEST_QUOTED = 1 << 20
+
+# What each declared medium accepts, by the main type that the first bytes tell. Pillow decides for images.
+_ACCEPTED = {"video": ("video", "image"), "audio": ("audio", "video")}
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """One input as it was given, and the files that hold its content: one, or a folder's."""
+
+    place: Place
+    files: list[Path]
+
+
+def placed(
+    prompt: Graph,
+    classes: NodeClasses,
+    folder: str,
+    auth_for: AuthFor,
+    comfy: Comfy,
+    settings: Settings,
+    *,
+    deadline: float,
+) -> Graph:
+    """The graph with everything fetched that its uploadable inputs hold, and put into `folder` of ComfyUI's input folder.
+
+    Over HTTP when that folder is not on this disk. `deadline` is in seconds of time.monotonic. Raises InputUnavailable,
+    ForbiddenUrl or TooLarge with the place as location; what was written until then is the caller's to remove.
+    """
+    places = [place for place in graph.media(prompt, classes) if not _is_there(place.value, comfy)]
+    if not places:
+        return prompt
+    fetcher = _Fetcher(auth_for, settings, deadline)
+    local = settings.input_dir / folder
+    if settings.input_dir.is_dir():
+        done = fetcher.fetched(places, local)
+        if not comfy.has_input(f"{folder}/{done[0].files[0].relative_to(local).as_posix()}"):
+            _upload(done, local, folder, comfy)
+            shutil.rmtree(local)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            done = fetcher.fetched(places, Path(name))
+            _upload(done, Path(name), folder, comfy)
+    return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
+
+
+def is_remote(place: Place) -> bool:
+    """Whether a URL is among what the place holds."""
+    values = [place.value] if isinstance(place.value, str) else place.value
+    return any(_URL.match(value) for value in values)
+
+
+def _is_there(value: str | list[str], comfy: Comfy) -> bool:
+    """Whether it is the name of a file that ComfyUI has already."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
+        return False
+    return not _URL.match(value) and not value.startswith("data:") and comfy.has_input(value)
+
+
+def _upload(done: list[_Fetched], root: Path, folder: str, comfy: Comfy) -> None:
+    """Put fetched files into the input folder of a ComfyUI on another disk, as they lie under `root`."""
+    for file in (file for one in done for file in one.files):
+        comfy.upload(file, (Path(folder) / file.relative_to(root).parent).as_posix())
+
+
+def _value(one: _Fetched, prefix: str) -> str:
+    # A folder input names the folder; its files are numbered in the caller's order.
+    name = one.files[0].name if isinstance(one.place.value, str) else one.files[0].parent.name
+    return f"{prefix}/{name}"
+
+
+@dataclass(frozen=True)
+class _Fetcher:
+    auth_for: AuthFor
+    settings: Settings
+    deadline: float
+
+    def fetched(self, places: list[Place], folder: Path) -> list[_Fetched]:
+        """The files of all places, in `folder`. Numbered: two nodes' ids can differ in what no file name can hold."""
+        return [self._fetched(place, folder, f"{n}_{graph.stem(place.name)}") for n, place in enumerate(places)]
+
+    def _fetched(self, place: Place, folder: Path, name: str) -> _Fetched:
+        try:
+            if isinstance(place.value, str):
+                return _Fetched(place, [self._file(place.value, place.medium, folder, name)])
+            values = enumerate(place.value)
+            return _Fetched(place, [self._file(value, "image", folder / name, f"{n:05d}") for n, value in values])
+        except HandlerError as exc:
+            exc.location = exc.location or place.location
+            raise
+
+    def _file(self, value: str, medium: str, folder: Path, name: str) -> Path:
+        """One value as a file with the ending that its content asks for."""
+        raw = folder / f"{name}.part"
+        max_bytes = int(self.settings.max_input_size_mb * (1 << 20))
+        with disk.written("the inputs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with disk.written("the inputs"), raw.open("w+b") as file:
+            if _URL.match(value):
+                store = storage.chosen(value, self.settings)
+                store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes, timeout_s=self._limit_s())
+            else:
+                file.write(_decoded(value, max_bytes))
+        what = named(value) if _URL.match(value) else "The value"
+        return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
+
+    def _limit_s(self) -> float:
+        if (left := self.deadline - time.monotonic()) <= 0:
+            raise InputUnavailable("It took too long.")
+        return min(self.settings.input_timeout_s, left)
+
+
+def _decoded(value: str, max_bytes: int) -> bytes:
+    """The bytes of a data URI or of plain base64."""
+    header, comma, body = value.partition(",") if value.startswith("data:") else ("", ",", value)
+    if not comma:
+        raise InputUnavailable("The data URI has no comma, so it holds nothing.")
+    if len(body) * 3 // 4 > max_bytes + 3:
+        raise TooLarge(f"The input is larger than {max_bytes / (1 << 20):g} MB (MAX_INPUT_SIZE_MB).")
+    if header and not header.endswith(";base64"):
+        if len(body) > _LONGEST_QUOTED:
+            raise TooLarge("A data URI of that size has to be base64.")
+        return unquote_to_bytes(body)
+    try:
+        compact = "".join(body.split())
+        return pybase64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except ValueError as exc:  # binascii.Error is one
+        what = "The data URI is not valid base64" if header else f"{_short(value)} is no URL, file name or base64"
+        raise InputUnavailable(f"{what}.") from exc
+
+
+def _extension(file: Path, medium: str, what: str) -> str:
+    """The file's ending, told by its first bytes. Raises InputUnavailable for another medium than the node takes."""
+    if file.stat().st_size == 0:
+        raise InputUnavailable(f"{what} is empty.")
+    if medium == "image" or medium == "images":
+        return images.checked(file.read_bytes()).format.lower()
+    kind = filetype.guess(str(file))
+    if kind is None or kind.mime.partition("/")[0] not in _ACCEPTED[medium]:
+        raise InputUnavailable(f"{what} is not {medium} data that can be recognised.")
+    return str(kind.extension)
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:37] + "...")

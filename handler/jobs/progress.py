@@ -1,0 +1,126 @@
+"""How far a job is, told from ComfyUI's websocket messages."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from handler.comfyui.websocket import Message
+from handler.schemas.request import Graph
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[dict[str, Any]], None]
+
+_INTERVAL_S = 0.5
+# A job that ends this soon after an update does not wait until nobody has seen it.
+_SOON_S = 0.1
+_SEND_S = 5.0
+
+
+class Progress:
+    """Tells `{phase, percent, node, step, of}` twice a second at most. For one job, from one thread.
+
+    The phases are preparing, queued, running and delivering. `percent` counts the nodes of the graph that are done, and the
+    steps of the one that runs; `node` is its id, `step` and `of` are there while it counts them.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._told_at = -_INTERVAL_S
+        self._nodes = 0
+        self._done: set[str] = set()
+        self._node: str | None = None
+        self._step = self._of = 0
+
+    def preparing(self) -> None:
+        self._say("preparing")
+
+    def queued(self, graph: Graph) -> None:
+        self._nodes = len(graph)
+        self._say("queued")
+
+    def message(self, message: Message) -> None:
+        """One of ComfyUI's messages about the job's prompt, or about its queue."""
+        data = message["data"]
+        match message["type"]:
+            case "execution_start":
+                self._say("running")
+            case "execution_cached":
+                self._done.update(map(str, data.get("nodes") or ()))
+            case "executing":
+                self._executing(data.get("node"))
+            case "progress":
+                self._step, self._of = int(data.get("value") or 0), int(data.get("max") or 0)
+                self._say("running")
+            case "execution_success":
+                self._node = None
+                self._say("delivering")
+
+    def _executing(self, node: str | None) -> None:
+        if self._node is not None:
+            self._done.add(self._node)
+        self._node, self._step, self._of = node, 0, 0
+        if node is not None:
+            self._say("running")
+
+    def _say(self, phase: str) -> None:
+        now = time.monotonic()
+        if now - self._told_at < _INTERVAL_S:
+            return
+        self._told_at = now
+        self._tell({"phase": phase, "percent": self._percent(phase)} | self._step_of_node())
+
+    def _percent(self, phase: str) -> int:
+        if phase == "delivering":
+            return 100
+        part = self._step / self._of if self._of else 0
+        return int(100 * min(1, (len(self._done) + part) / self._nodes)) if self._nodes else 0
+
+    def _step_of_node(self) -> dict[str, Any]:
+        if self._node is None:
+            return {}
+        return {"node": self._node} | ({"step": self._step, "of": self._of} if self._of else {})
+
+
+class Teller:
+    """Updates of one job on their way from its thread to `send`: one at a time, the latest, and none after `end`.
+
+    An update that arrives after the job's result would take the result's place.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._over = asyncio.Event()
+        self._latest: dict[str, Any] | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    def tell(self, progress: dict[str, Any]) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
+            self._loop.call_soon_threadsafe(self._put, progress)
+
+    async def end(self) -> None:
+        """Let the update that is under way arrive, or give it up."""
+        self._over.set()
+        if self._sending is not None:
+            await asyncio.wait([self._sending], timeout=_SEND_S)
+            self._sending.cancel()
+
+    def _put(self, progress: dict[str, Any]) -> None:
+        self._latest = progress
+        if self._sending is None or self._sending.done():
+            self._sending = self._loop.create_task(self._send_latest())
+
+    async def _send_latest(self) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._over.wait(), _SOON_S)
+        while self._latest is not None and not self._over.is_set():
+            progress, self._latest = self._latest, None
+            try:
+                await asyncio.wait_for(self._send(progress), _SEND_S)
+            except Exception as exc:  # noqa: BLE001 (a job does not fail because nobody hears how far it is)
+                logger.debug("an update could not be sent: %r", exc)

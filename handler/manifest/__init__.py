@@ -1,0 +1,1 @@
+"""Packages, custom nodes and models that an image or a start installs."""

@@ -1,0 +1,1 @@
+"""Model files: where they lie, downloading them, keeping them, finding them."""

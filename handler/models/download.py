@@ -1,0 +1,189 @@
+"""What one download is to become, and its transfer: into a part file beside its place, tried again where it broke off."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
+
+from handler import disk, storage
+from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
+from handler.models.index import Entry, hashed
+from handler.net import guard
+from handler.schemas.credentials import Auth
+from handler.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 3
+# What broke off longer ago is begun anew: behind the URL there may be another file by now.
+_PART_AGE_S = 24 * 3600
+_LONGEST_NAME = 200
+_URL = re.compile(r"(https?|s3|hf|azure)://", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
+# The endings that ComfyUI lists, and what a file without one of them is by its first bytes.
+_SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft", ".gguf", ".yaml"})
+_MAGIC = {b"GGUF": ".gguf", b"PK\x03\x04": ".ckpt", b"\x80\x02": ".ckpt"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A URL, and where its file goes. Without `exact` an ending may be added to the name.
+
+    `name` None: under whatever name it is there already, otherwise the URL's with a mark of the URL in front: what a job
+    brings must not be taken by others for the model that has the plain name.
+    """
+
+    url: str
+    folder: Path
+    name: str | None
+    exact: bool = True
+    auth: Auth | None = None
+    sha256: str | None = None
+    pinned: bool = False
+
+    @property
+    def key(self) -> str:
+        return hashed(self.url)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / (self.name or f"{self.key[:8]}-{named(self.url)}")
+
+    def is_met_by(self, path: Path, entry: Entry) -> bool:
+        good = self.name is None or path.name == self.name or (not self.exact and path.stem == self.name)
+        return good and path.parent == self.folder and entry.key == self.key and entry.is_at(path)
+
+    def target(self, content: Path) -> Path:
+        """The path, with an ending that suits the content."""
+        return self.path if self.exact else self.folder / with_suffix(self.path.name, content)
+
+    def may_take(self, path: Path, entry: Entry | None) -> bool:
+        """Whether nothing at the path is in the way: only the operator overwrites what is not the same URL's."""
+        if not path.exists():
+            return True
+        same = entry is not None and entry.key == self.key
+        return not path.is_dir() and (self.pinned or self.name is None or same)
+
+
+def transferred(url: str, part: Path, settings: Settings, *, auth: Auth | None, end: float) -> None:
+    """Fill the part file with what the URL holds, behind what it holds already. `end` is in seconds of time.monotonic.
+
+    Raises InputUnavailable and leaves the part file, which a later call goes on with; or DiskFull or TooLarge, and leaves
+    nothing.
+    """
+    _sweep(part.parent)
+    part.touch()
+    version = storage.Version(part.with_name(f"{part.name}.version"))
+    sizes = [part.stat().st_size]
+
+    def went_on(exc: BaseException) -> bool:
+        # A refusal brings no byte, and would be repeated; fetching is safe to repeat, it changes nothing at the other end.
+        sizes.append(part.stat().st_size)
+        moved = sizes[-1] not in (0, sizes[-2])
+        return isinstance(exc, InputUnavailable) and (exc.retryable or moved) and time.monotonic() < end
+
+    retrying = Retrying(
+        stop=stop_after_attempt(_TRIES),
+        wait=wait_exponential(multiplier=0.25, max=5),
+        retry=retry_if_exception(went_on),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    try:
+        retrying(_attempt, url, part, version, settings, auth, end)
+        version.path.unlink(missing_ok=True)
+    except DiskFull:
+        part.write_bytes(b"")  # it would keep the disk full
+        raise
+    except TooLarge as exc:
+        part.write_bytes(b"")
+        limit = f"{settings.max_model_size_gb:g} GB (MAX_MODEL_SIZE_GB)"
+        raise TooLarge(f"{guard.named(url)} is larger than {limit}.") from exc
+    finally:
+        if part.stat().st_size == 0:
+            part.unlink()
+            version.path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what broke off long ago, and nobody has asked for again."""
+    for part in folder.glob(".*.part-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > _PART_AGE_S:
+                part.unlink()
+
+
+def _attempt(url: str, part: Path, version: storage.Version, settings: Settings, auth: Auth | None, end: float) -> None:
+    with disk.written(str(part)), part.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        store, timeout_s = storage.chosen(url, settings), max(0.001, end - time.monotonic())
+        max_bytes = int(settings.max_model_size_gb * (1 << 30))
+        store.fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def checked(url: str, part: Path, sha256: str | None) -> None:
+    """Raise InputUnavailable for content that is empty or not what was asked for, and remove it."""
+    found = file_sha256(part) if sha256 and part.exists() else sha256
+    if found != sha256:
+        part.unlink()
+        raise InputUnavailable(f"{guard.named(url)} has the sha256 {found}, not {sha256}.", location="sha256")
+    if not part.exists():
+        raise InputUnavailable(f"{guard.named(url)} is empty.")
+
+
+def file_sha256(path: Path) -> str | None:
+    """None for what is no file, or none any more."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def is_url(value: str) -> bool:
+    """Whether the value of a model input is a URL; anything else is the name of a file."""
+    return bool(_URL.match(value))
+
+
+def named(url: str) -> str:
+    """The file name that a URL ends with; one made of the URL's hash when it ends with none."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # brackets without an IPv6 address; fetching it says so
+        path = ""
+    name = _UNPRINTABLE.sub("", re.split(r"[/\\]", unquote(path))[-1]).strip(" .")
+    stem, dot, ending = name.rpartition(".")
+    longest = _LONGEST_NAME - len((dot + ending).encode())
+    if len(name.encode()) > _LONGEST_NAME:
+        name = stem.encode()[: max(1, longest)].decode(errors="ignore") + dot + ending[:20]
+    return name or hashed(url)[:16]
+
+
+def safe_name(given: str) -> str:
+    """The caller's file name as it may stand in a model folder: its last part, not hidden. Raises BadRequest."""
+    absolute = given.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", given)
+    name = re.split(r"[/\\]", given)[-1].strip().lstrip(". ")
+    if absolute or not name or _UNPRINTABLE.search(name) or len(name.encode()) > _LONGEST_NAME:
+        raise BadRequest(f"{given[:100]!r} cannot be the name of a file in a model folder.", location="filename")
+    return name
+
+
+def with_suffix(name: str, content: Path) -> str:
+    """A name with the ending that its content asks for, when it has none that ComfyUI lists."""
+    if Path(name).suffix.lower() in _SUFFIXES:
+        return name
+    with content.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file begins with the length of a JSON object, and the object.
+    if start[8:] == b"{":
+        return f"{name}.safetensors"
+    return name + next((suffix for magic, suffix in _MAGIC.items() if start.startswith(magic)), "")

@@ -1,0 +1,274 @@
+"""The only module that connects to addresses that a caller chose."""
+
+import contextlib
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from handler.errors import BadRequest, ForbiddenUrl
+from handler.net import deadline
+
+LONGEST_URL = 8192
+"""In characters; signed ones have some thousands."""
+
+_MAX_REDIRECTS = 5
+_CONNECT_TIMEOUT_S = 10
+_POOLS: dict[str, type[HTTPConnectionPool]] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+_LONGEST_NAME = 200
+# What no host can have in it (a zone of an IPv6 address, %eth0, is none of its characters), and a host with its port.
+_NO_HOST = re.compile(r"[\0-\x20\x7f-\xa0\"#/<>?@\\^`{|}]|^[^:]*%")
+_URL = re.compile(r"https?://\S+\Z", re.IGNORECASE)
+_PLACE = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Local NAT64, IPv4-compatible, site-local, SRv6 and documentation addresses, and IETF's own: Python 3.11 takes them for global.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in ("64:ff9b:1::/48", "::/96", "fec0::/10", "5f00::/16", "3fff::/20", "192.0.0.0/24")
+]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def session(
+    *, allow_private: bool, trusted: Iterable[str] = (), proxies: Mapping[str, str] | None = None
+) -> requests.Session:
+    """A session that connects to public addresses only, unless told otherwise; redirects are checked like the rest.
+
+    `trusted` are URLs of servers that the operator has configured: they may be anywhere. `proxies` maps http and https to a
+    proxy, and no_proxy to the hosts that are reached without. The session takes no password from the environment: what is in
+    .netrc would be sent to whoever the caller names.
+    """
+    made = requests.Session()
+    made.trust_env = False
+    made.max_redirects = _MAX_REDIRECTS
+    made.headers["Accept-Encoding"] = "identity"
+    made.proxies = {kind: url for kind, url in (proxies or {}).items() if kind != "no_proxy"}
+    direct = (proxies or {}).get("no_proxy", "")
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, _Adapter(direct) if allow_private else _PublicAdapter(direct))
+    if not allow_private:
+        for url in trusted:
+            # With the slash: http://10.0.0.1:80 is the beginning of http://10.0.0.1:8080, too.
+            made.mount("{0.scheme}://{0.netloc}/".format(urlsplit(url)), _Adapter(direct))
+    return made
+
+
+def guarded(pools: Mapping[str, Any], *, public: bool) -> dict[str, type[HTTPConnectionPool]]:
+    """Kinds of pools, by scheme, whose connections keep to `deadline.within`, as those of a session do.
+
+    With `public` they refuse addresses that are not, with ForbiddenUrl.
+    """
+    return {scheme: _guarded(pool, public) for scheme, pool in pools.items()}
+
+
+def check(url: str, *, allow_private: bool) -> None:
+    """Raise BadRequest for what is no URL of a server, ForbiddenUrl for one that leads to an address that is not public.
+
+    For an early answer only: the connection itself has to be guarded as well, for a name can lead elsewhere the next time.
+    A name that is not found passes, it may be found later.
+    """
+    try:
+        scheme, host, port = origin(url)
+        requests.Request("GET", url).prepare()  # knows more of what no URL is, above all of names in other letters
+    except ValueError as exc:
+        raise BadRequest(f"{named(url)} is not a valid URL.") from exc
+    if scheme not in ("http", "https"):
+        raise BadRequest(f"{named(url)} is no http or https URL.")
+    if not allow_private:
+        with contextlib.suppress(OSError, UnicodeError):
+            _public_addresses(host.rstrip("."), port)  # as the connection does
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an http or https URL. Raises ValueError when it has none."""
+    parts = urlsplit(url)
+    host = parts.hostname
+    if not host:
+        raise ValueError("the URL names no host")
+    if _NO_HOST.search(host):
+        raise ValueError("the URL's host has a character that no host has")
+    if host.isascii():
+        host.encode("idna")  # raises for a label that is empty or too long
+    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def quoted(path: str) -> str:
+    """A path or a name for a URL. What RFC 3986 lets stand in a path stays: most URLs are then those of the reference."""
+    return quote(path, safe="/!$&'()*+,;=:@")
+
+
+def shown(url: str) -> str:
+    """A URL without what may be secret: user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as http://[::1
+        return "The URL"
+    host = parts.netloc.rpartition("@")[2]
+    # http://user:pass#word@host/ has a password with a character that ends what stands before the path.
+    cut_short = not parts.path and "@" in parts.query + parts.fragment
+    if cut_short or not _PLACE.fullmatch(host):
+        return "The URL"
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def short(text: str) -> str:
+    """A name or a URL that error sentences can hold."""
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+
+
+def named(url: str) -> str:
+    """A URL as error sentences name it."""
+    return short(shown(url))
+
+
+def echoed(value: Any) -> Any:
+    """JSON of a caller's as answers and webhooks may repeat it: the URLs in it are `shown`."""
+    if isinstance(value, str):
+        return shown(value) if _URL.match(value) else value
+    if isinstance(value, Mapping):
+        return {key: echoed(item) for key, item in value.items()}
+    return [echoed(item) for item in value] if isinstance(value, list) else value
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is reachable by everybody: not loopback, private, link-local, multicast or reserved."""
+    ip: Address = ipaddress.ip_address(address.partition("%")[0])
+    embedded = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else None
+    if embedded is not None:
+        return is_public(str(embedded))
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for: mapped, 6to4 or NAT64."""
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour
+
+
+Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+
+
+def _addresses(host: str, port: int) -> Sequence[Found]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _public_addresses(host: str, port: int) -> Sequence[Found]:
+    found = _addresses(host, port)
+    if not all(is_public(str(entry[4][0])) for entry in found):
+        raise ForbiddenUrl(f"{host} is not a public address; set ALLOW_PRIVATE_URLS=true to allow such URLs.")
+    return found
+
+
+def _reached(found: Sequence[Found], timeout_s: float) -> socket.socket:
+    """A socket to the first of some addresses that answers. They share the time: a name can have any number of them."""
+    end = time.monotonic() + timeout_s
+    failure: OSError = OSError("the name has no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(found):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(0.001, (end - time.monotonic()) / (len(found) - tried)))
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        else:
+            sock.settimeout(timeout_s)
+            return sock
+    raise failure
+
+
+# urllib3 has no public hook between resolving a name and connecting to it; `_new_conn` is what its own proxy and SOCKS
+# support overrides for that purpose.
+class _Connection(HTTPConnection):
+    """What a kind of connection is mixed with."""
+
+    public = False
+    serves: deadline.Watch | None = None
+
+    def _new_conn(self) -> socket.socket:
+        """A socket to an address that was checked: the name is resolved once, so a second answer of its DNS changes nothing."""
+        try:
+            found = (_public_addresses if self.public else _addresses)(self.host, self.port or self.default_port)
+            sock = _reached(found, self.timeout or _CONNECT_TIMEOUT_S)
+        except socket.gaierror as exc:
+            raise NameResolutionError(self.host, self, exc) from exc
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, "no address answered in time") from exc
+        except OSError as exc:
+            raise NewConnectionError(self, str(exc)) from exc
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            deadline.bind(self, sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:  # kept from another request, perhaps another thread's
+            deadline.bind(self, self.sock)
+        super().request(*args, **kwargs)
+
+
+class _PublicConnection(_Connection):
+    public = True
+
+
+@cache
+def _guarded(pool: Any, public: bool) -> type[HTTPConnectionPool]:
+    own = _PublicConnection if public else _Connection
+    connection = type(own.__name__, (own, pool.ConnectionCls), {})
+    return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+
+
+class _Adapter(HTTPAdapter):
+    """Goes around the proxy for some hosts: requests itself does so only when it may read the environment."""
+
+    public = False
+
+    def __init__(self, direct: str) -> None:
+        super().__init__()
+        self._direct = direct
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = guarded(_POOLS, public=self.public)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        # The proxy is the operator's: it may be anywhere.
+        manager.pool_classes_by_scheme = guarded(_POOLS, public=False)
+        return manager
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if self._goes_around(str(urlsplit(str(request.url)).hostname)):
+            kwargs["proxies"] = {}
+        return super().send(request, *args, **kwargs)
+
+    def _goes_around(self, host: str) -> bool:
+        # requests' own function for this sets an environment variable for a moment, of all threads.
+        names = [name.strip().lstrip(".").lower() for name in self._direct.split(",")]
+        return any(name and (name in ("*", host) or host.endswith(f".{name}")) for name in names)
+
+
+class _PublicAdapter(_Adapter):
+    public = True
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if kwargs.get("proxies"):
+            # The proxy looks the name up anew; all that can be done here is to look at the name.
+            check(str(request.url), allow_private=False)
+        return super().send(request, *args, **kwargs)

@@ -1,0 +1,1 @@
+"""What only the RunPod worker needs."""

@@ -1,0 +1,293 @@
+"""Undelivered webhooks on the disk."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from handler.schemas.result import encoded
+from handler.webhooks.message import Delivery, shown
+
+logger = logging.getLogger(__name__)
+
+# How long an owner's name is, and a hash.
+_OWNER = _HASH = 16
+_HEX = "[0-9a-f]{16}"
+# Versions that did not know the URLs apart named the host alone.
+_NAME = re.compile(rf"{_HEX}\.(lock|{_HEX}\.(promise|tmp|[0-9]{{4,}}\.{_HEX}({_HEX})?\.(delivery|tmp)))")
+
+
+class Spool:
+    """Webhooks in a folder that several processes may share.
+
+        <owner>.lock                                   held by the owner as long as it lives
+        <owner>.<group>.promise                        what to send if the owner dies before it settles the group
+        <owner>.<group>.<number>.<receiver>.delivery   a webhook; no more than a draft while there is a promise of its group
+        <owner>.<group>....tmp                         a file that is being written
+
+    Removing the promise is thus what makes all webhooks of its group valid, at once. Only the owner touches its files; those
+    of a dead one go to who gets its lock, by renaming. Files of other names are let alone.
+    """
+
+    def __init__(self, folder: Path, *, max_age_s: float, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_age_s = max_age_s
+        self._max_bytes = max_bytes
+        self._opening = threading.Lock()
+        self._lock: int | None = None
+        self._owner = ""
+        # How much was added since it was last looked whether there is too much: looking takes long when there is.
+        self._unchecked = 0
+
+    def add(self, group: str, deliveries: Iterable[Delivery]) -> list[Path]:
+        """Write webhooks, all or none. Raises OSError, like everything here."""
+        self._open()
+        written: list[Path] = []
+        try:
+            for number, delivery in enumerate(deliveries):
+                name = f"{self._owner}.{group}.{number:04}.{_receiver(delivery.url)}.delivery"
+                written.append(_write(self._folder / name, [delivery]))
+        except OSError:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        self._sync()
+        self._unchecked += sum(_time_and_size(path)[1] for path in written)
+        if self._unchecked > self._max_bytes // 100:
+            self._tidy()
+        return written
+
+    def promise(self, group: str, if_lost: Iterable[Delivery]) -> None:
+        self._open()
+        _write(self._folder / f"{self._owner}.{group}.promise", if_lost)
+        self._sync()
+
+    def settle(self, group: str, deliveries: Iterable[Delivery]) -> list[Path]:
+        """Replace what was promised by what is to be sent, all at once."""
+        written = self.add(group, deliveries)
+        self.break_promise(group)
+        return written
+
+    def break_promise(self, group: str) -> None:
+        (self._folder / f"{self._owner}.{group}.promise").unlink(missing_ok=True)
+        self._sync()
+
+    def waiting(self) -> list[Path]:
+        """The webhooks of this process and of those that died, the oldest first."""
+        if not self._folder.is_dir():
+            return []
+        self._open()
+        self._adopt()
+        self._tidy()
+        mine = self._found(self._owner)
+        promised = {path.stem for path in mine if path.suffix == ".promise"}
+        return sorted(
+            (path for path in mine if path.suffix == ".delivery" and _group(path) not in promised),
+            key=lambda path: (_time_and_size(path)[0], path.name),
+        )
+
+    def close(self) -> None:
+        if self._lock is not None:
+            (self._folder / f"{self._owner}.lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._lock is None:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            while self._lock is None:
+                # A name anew: another process may take the file for a dead one's in the moment before it is locked.
+                self._owner = secrets.token_hex(_OWNER // 2)
+                self._lock = _locked(self._folder / f"{self._owner}.lock")
+
+    def _adopt(self) -> None:
+        """Take over what dead processes left. Their promises are settled as they are: the jobs died, too."""
+        for owner in {path.name[:_OWNER] for path in self._found()} - {self._owner}:
+            path = self._folder / f"{owner}.lock"
+            with alone(path):
+                lock = _locked(path)
+                if lock is not None:
+                    self._adopt_from(owner, path, lock)
+
+    def _adopt_from(self, owner: str, path: Path, lock: int) -> None:
+        try:
+            self._take_over(owner)
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+
+    def _take_over(self, owner: str) -> None:
+        left = [path for path in self._found(owner) if path.suffix != ".lock"]
+        promises = [path for path in left if path.suffix == ".promise"]
+        drafts = {path.stem for path in promises}
+        for path in left:
+            with alone(path):
+                if path.suffix == ".tmp" or (path.suffix == ".delivery" and _group(path) in drafts):
+                    path.unlink(missing_ok=True)
+                elif path.suffix == ".delivery":
+                    self._take(path)
+        # After the drafts: they would pass for valid ones without it.
+        for promise in promises:
+            with alone(promise):
+                self._settle_lost(promise)
+        if left:
+            logger.warning("took over the webhooks of a process that ended; it left %d jobs unfinished", len(promises))
+
+    def _settle_lost(self, promise: Path) -> None:
+        # Ours first: should this process die as well, there is a promise again, and no more than drafts of its webhooks.
+        taken = self._take(promise)
+        try:
+            self.settle(taken.stem.partition(".")[2], read(taken))
+        except OSError:
+            taken.rename(promise)  # for the next time
+            raise
+
+    def _take(self, path: Path) -> Path:
+        return path.rename(path.with_name(self._owner + path.name[_OWNER:]))
+
+    def _tidy(self) -> None:
+        """Drop what is too old, and the oldest of what is too much; but never the newest."""
+        self._unchecked = 0
+        found = sorted((*_time_and_size(path), path) for path in self._found() if path.suffix == ".delivery")
+        total = sum(size for _, size, _ in found)
+        oldest = time.time_ns() - self._max_age_s * 1e9
+        for written, size, path in found[:-1]:
+            if written >= oldest and total <= self._max_bytes:
+                break
+            total -= size
+            with alone(path):
+                _drop(path, "it is too old" if written < oldest else "there are too many")
+
+    def _found(self, owner: str = "") -> list[Path]:
+        """The files of an owner, or of all."""
+        files = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return [path for path in files if path.name.startswith(owner)]
+
+    def _sync(self) -> None:
+        """Make the folder's own changes survive a power failure, where the file system can."""
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        with suppress(OSError):
+            os.fsync(descriptor)
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """What is wrong with one file is said, and keeps nobody from the next. One that is gone was somebody else's to remove."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        logger.error("%s is left for later: %s", path.name, exc.strerror)
+
+
+def _drop(path: Path, reason: str) -> None:
+    for delivery in read(path):
+        receiver = shown(delivery.url)
+        logger.error("job %r: its webhook to %s is dropped: %s", delivery.webhook_id, receiver, reason)
+    path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor that holds a file's lock until it is closed or the process ends; None when another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with ExitStack() as undo:
+        undo.callback(os.close, descriptor)
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # It may have been removed, and made anew, since it was opened.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                undo.pop_all()
+                return descriptor
+    return None
+
+
+def _write(path: Path, deliveries: Iterable[Delivery]) -> Path:
+    temporary = path.with_suffix(".tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            for one in deliveries:
+                size = len(one.body)
+                file.write(
+                    encoded({"url": one.url, "id": one.webhook_id, "standard": one.standard, "size": size}) + b"\n"
+                )
+                file.write(one.body)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> list[Delivery]:
+    """What a file holds; nothing when it is gone. A damaged one is removed, and what is before the damage is given."""
+    found: list[Delivery] = []
+    try:
+        with path.open("rb") as file:
+            longest = os.fstat(file.fileno()).st_size
+            while not found or file.tell() < longest:
+                head = _Head.model_validate_json(file.readline())
+                body = file.read(min(head.size, longest))
+                if len(body) < head.size:
+                    raise ValueError("cut short")
+                body.decode()  # to sign it needs text
+                found.append(Delivery(head.url, head.id, body, head.standard))
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        logger.error("%s is damaged; its webhooks are lost", path.name)
+        path.unlink(missing_ok=True)
+    return found
+
+
+class _Head(BaseModel):
+    """The line before a body; `size` is the body's, in bytes."""
+
+    model_config = ConfigDict(strict=True)
+
+    url: str
+    id: str
+    standard: bool
+    size: NonNegativeInt
+
+
+def _group(path: Path) -> str:
+    return ".".join(path.name.split(".")[:2])
+
+
+def address(letter: Path | Delivery) -> tuple[str, str, str]:
+    """The host that a webhook goes to, its receiver, which is one URL of the host, and the group that it belongs to."""
+    if isinstance(letter, Delivery):
+        receiver, group = _receiver(letter.url), ""
+    else:
+        _, group, _, receiver, _ = letter.name.split(".")
+    return receiver[:_HASH], receiver, group
+
+
+def _receiver(url: str) -> str:
+    return _hash(shown(url)) + _hash(url)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_HASH]
+
+
+def _time_and_size(path: Path) -> tuple[int, int]:
+    """When it was written, in ns since the epoch. For a file that has just been removed: nothing, and long ago."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size

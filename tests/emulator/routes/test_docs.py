@@ -1,0 +1,27 @@
+"""The documentation as a person sees it."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from tests.support import browser
+
+Api = Callable[..., requests.Response]
+
+
+@pytest.fixture(scope="module")
+def shown(api: Api) -> str:
+    return browser.dom(api("GET", "/docs").url)
+
+
+def test_the_page_lists_every_route(api: Api, shown: str) -> None:
+    paths = api("GET", "/docs/json").json()["paths"]
+    assert set(re.findall(r'data-path="([^"]+)"', shown)) == set(paths)
+
+
+def test_the_page_shows_no_error(shown: str) -> None:
+    assert "Failed to load" not in shown
+    assert "errors-wrapper" not in shown
+    assert "Unable to render" not in shown
