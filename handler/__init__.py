@@ -1,6 +1,5 @@
 """Run ComfyUI workflows: `handler(event)`. Importing this starts nothing and reads nothing."""
 
-from handler.comfyui.admission import Ticket
 from handler.errors import HandlerError
 from handler.jobs.job import Job
 from handler.jobs.prepare import NeedsDownload
@@ -9,6 +8,7 @@ from handler.pipeline import Made, accepted, deliver, execute, prepare, produce
 from handler.schemas.result import Result
 from handler.service import Service
 from handler.settings import Settings
+from handler.ticket import Ticket
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Validati
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from handler.net.guard import short
+from handler.urls import shorten
 
 _NEAREST = 3
 # What is longer is like no name, and it would take minutes to find that out.
@@ -51,7 +51,7 @@ class Choice:
         known = ask(self.class_type, self.name)
         near = difflib.get_close_matches(value[:_LONGEST_NAME], known, n=_NEAREST, cutoff=0.4) or known[:_NEAREST]
         hint = f"did you mean {', '.join(map(repr, near))}?" if near else "ComfyUI has none"
-        raise ValueError(f"{short(value)!r} is not one of ComfyUI's {len(known)} values; {hint}")
+        raise ValueError(f"{shorten(value)!r} is not one of ComfyUI's {len(known)} values; {hint}")
 
 
 CHOICE = "x-comfyui-choice"

@@ -9,7 +9,7 @@ from typing import Any
 
 from handler import pipeline
 from handler.comfyui import stale_process
-from handler.comfyui.admission import Line, Ticket
+from handler.comfyui.admission import Line
 from handler.comfyui.process import ComfyProcess
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError, ServerStopped
 from handler.manifest import install
@@ -17,6 +17,7 @@ from handler.manifest.schema import loaded
 from handler.models import search
 from handler.service import Service
 from handler.settings import BadSettings, Settings
+from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.comfyui.admission import Ticket
 from handler.comfyui.client import Execution
 from handler.comfyui.websocket import Message
 from handler.errors import (
@@ -22,10 +21,11 @@ from handler.errors import (
 from handler.jobs import answer, outputs
 from handler.jobs import prepare as rewrite
 from handler.jobs.job import Job
-from handler.schemas.request import parsed
+from handler.schemas.event import parse_event
 from handler.schemas.result import Result
 from handler.service import Service
 from handler.storage import runpod_bucket
+from handler.ticket import Ticket
 from handler.webhooks import message as webhooks
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def prepare(event: Mapping[str, Any], service: Service, ticket: Ticket | None = 
     kinds, PromptTimeout, or what the ticket is cancelled with, and leaves nothing behind then.
     """
     ticket = ticket or Ticket()
-    request = parsed(event)
+    request = parse_event(event)
     ticket.request_id = request.id
     ticket.check()
     store = runpod_bucket.chosen(event, request.id, service.settings)

@@ -13,13 +13,13 @@ from handler import storage
 from handler.comfyui.client import Comfy
 from handler.errors import HandlerError
 from handler.graphs import workflows
+from handler.graphs.graph import Graph
 from handler.graphs.workflows import Workflow
 from handler.models.cache import Models
 from handler.models.search import Whereabouts
-from handler.net.guard import shown
-from handler.schemas.request import Graph
 from handler.settings import BadSettings, Settings
 from handler.storage import runpod_bucket
+from handler.urls import redact_url
 from handler.webhooks.queue import Outbox
 from handler.webhooks.system_events import SystemEvents
 
@@ -90,7 +90,7 @@ def _warmup_prompt(settings: Settings) -> Graph | None:
         except OSError as exc:
             raise BadSettings(f"{name}: {exc.strerror}") from exc
     if settings.warmup_prompt_url:
-        name = f"WARMUP_PROMPT_URL={shown(settings.warmup_prompt_url)!r}"
+        name = f"WARMUP_PROMPT_URL={redact_url(settings.warmup_prompt_url)!r}"
         # The operator's own URL: it may be a private one.
         trusted = settings.model_copy(update={"allow_private_urls": True})
         file = io.BytesIO()

@@ -16,9 +16,9 @@ from emulator.http.bodies import json_body, parsed_json
 from emulator.http.responses import JsonResponse
 from handler import HandlerError, storage
 from handler.models.cache import Models
-from handler.net.guard import LONGEST_URL, shown
 from handler.schemas.credentials import Auth
 from handler.threads import begun
+from handler.urls import MAX_URL_LENGTH, redact_url
 from handler.validation import validated
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class DownloadRequest(BaseModel):
 
     url: str = Field(
         pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]",
-        max_length=LONGEST_URL,
+        max_length=MAX_URL_LENGTH,
         description="Where the model is: http, https, s3, ...",
     )
     model_type: str = Field(
@@ -87,7 +87,7 @@ class Downloads:
         except HandlerError as exc:
             models.failed(wanted.url, f"{wanted.model_type}/{_name(wanted, models)}", exc)
         except Exception:
-            logger.exception("%s could not be downloaded: a bug", shown(wanted.url))
+            logger.exception("%s could not be downloaded: a bug", redact_url(wanted.url))
 
 
 def _checked(wanted: DownloadRequest, door: Door) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _checked(wanted: DownloadRequest, door: Door) -> dict[str, Any]:
     storage.chosen(wanted.url, door.service.settings).check_url(wanted.url, wanted.auth)
     door.service.models.folder(wanted.model_type)
     name = _name(wanted, door.service.models)
-    return {"url": shown(wanted.url), "model_type": wanted.model_type, "filename": name}
+    return {"url": redact_url(wanted.url), "model_type": wanted.model_type, "filename": name}
 
 
 def _name(wanted: DownloadRequest, models: Models) -> str:

@@ -12,13 +12,14 @@ from urllib.parse import quote
 import requests
 
 from handler.comfyui import errors
-from handler.comfyui.admission import Line, Ticket
+from handler.comfyui.admission import Line
 from handler.comfyui.http import ComfyHttp
 from handler.comfyui.queue import ComfyQueue
 from handler.comfyui.websocket import Message, Watch
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError
-from handler.graphs.graph import NodeClass, node_class
-from handler.schemas.request import Graph
+from handler.graphs.graph import Graph
+from handler.graphs.node_classes import NodeClass, node_class
+from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 

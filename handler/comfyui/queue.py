@@ -8,12 +8,13 @@ from urllib.parse import quote
 
 import requests
 
-from handler.comfyui.admission import Line, Ticket
+from handler.comfyui.admission import Line
 from handler.comfyui.errors import Refused
 from handler.comfyui.http import ComfyHttp, parsed
 from handler.comfyui.websocket import Watch
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, PromptTimeout
-from handler.schemas.request import Graph
+from handler.graphs.graph import Graph
+from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import graphlib
 from typing import Any
 
 from handler.errors import PromptRejected
-from handler.graphs.graph import NodeClasses, named
-from handler.schemas.request import Graph
+from handler.graphs.graph import Graph, named
+from handler.graphs.node_classes import NodeClasses
 
 # ComfyUI follows links by recursion, in a worker that does not survive a RecursionError: of 0.3.64 the last that ran were
 # 960 nodes in a row. Graphs in use have some dozens.

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from handler.choices import CHECKPOINT, Ask
-from handler.schemas.request import Graph
+from handler.graphs.graph import Graph
 from handler.validation import validated
 
 _GRAPH = TypeAdapter(Graph)

@@ -8,11 +8,11 @@ from handler.errors import DeliveryError, HandlerError, ResultTooLarge
 from handler.jobs import delivery, outputs
 from handler.jobs.job import Job
 from handler.jobs.outputs import Output
-from handler.net.guard import shown
-from handler.schemas.request import WorkerRequest
-from handler.schemas.result import ComfyExecution, Result, Stats, WorkerResult, encoded
+from handler.schemas.result import ComfyExecution, Result, Stats, encoded
 from handler.schemas.uploads import Upload
+from handler.schemas.worker_comfyui import WorkerRequest, WorkerResult
 from handler.service import Service
+from handler.urls import redact_url
 
 _MB = 1_000_000
 
@@ -83,7 +83,7 @@ class _Answer:
             kind = type(exc) if isinstance(exc, DeliveryError) else DeliveryError
             raise kind(f"{exc.message} The outputs are kept in the output folder, in {job.attempt}: {names}.") from exc
         for url, file in zip(urls, files, strict=True):
-            self.service.events.emit("file_uploaded", {"id": job.request.id, "url": shown(url), "size": file.size})
+            self.service.events.emit("file_uploaded", {"id": job.request.id, "url": redact_url(url), "size": file.size})
         return urls
 
     def _too_large(self, size: float, limit: float, errors: list[str]) -> ResultTooLarge:

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from handler.errors import InputUnavailable, OutputError, TooLarge
-from handler.schemas.uploads import ConvertJpeg, ConvertOutput, ConvertPng, JpegOptions, WebpOptions
+from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, JpegOptions, WebpOptions
 
 MAX_INPUT_PIXELS = 178_956_970
 """Of all frames of a caller's image together. Where Pillow, and so ComfyUI, refuses to open a still one."""

@@ -15,12 +15,12 @@ from handler import disk, storage
 from handler.comfyui.client import Comfy
 from handler.errors import HandlerError, InputUnavailable, TooLarge
 from handler.graphs import graph
-from handler.graphs.graph import NodeClasses, Place
+from handler.graphs.graph import Graph, Place
+from handler.graphs.node_classes import NodeClasses
 from handler.jobs import images
-from handler.net.guard import named
-from handler.schemas.request import Graph
 from handler.settings import Settings
 from handler.storage import AuthFor
+from handler.urls import describe_url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}://", re.IGNORECASE)
 # Longer than any path on disk: what exceeds it is base64 and never asked for as a file name.
@@ -129,7 +129,7 @@ class _Fetcher:
                 store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes, timeout_s=self._limit_s())
             else:
                 file.write(_decoded(value, max_bytes))
-        what = named(value) if _URL.match(value) else "The value"
+        what = describe_url(value) if _URL.match(value) else "The value"
         return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
 
     def _limit_s(self) -> float:

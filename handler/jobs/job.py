@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handler.comfyui.admission import Ticket
+from handler.graphs.graph import Graph
 from handler.models.cache import Hold
-from handler.schemas.request import Graph, Request
+from handler.schemas.event import Request
 from handler.schemas.uploads import BucketUpload
+from handler.ticket import Ticket
 from handler.webhooks.queue import Promise
 
 

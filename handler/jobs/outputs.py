@@ -10,11 +10,10 @@ from typing import Any, BinaryIO
 
 from handler.comfyui.client import Comfy
 from handler.errors import OutputError
-from handler.graphs.graph import named, title
+from handler.graphs.graph import Graph, named, title
 from handler.jobs import images
-from handler.schemas.request import Graph
+from handler.schemas.conversion import ConvertOutput
 from handler.schemas.result import OutputEntry
-from handler.schemas.uploads import ConvertOutput
 
 _OWN_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".flac": "audio/flac", ".opus": "audio/ogg"}
 

@@ -6,16 +6,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from handler import storage
-from handler.comfyui.admission import Ticket
 from handler.errors import BadRequest, ForbiddenUrl, InputUnavailable, PromptTimeout, UnknownWorkflow
 from handler.graphs import graph, links, workflows
+from handler.graphs.graph import Graph
+from handler.graphs.node_classes import NodeClasses
 from handler.jobs import inputs
 from handler.models.cache import Hold
 from handler.net import deadline, guard
 from handler.schemas.credentials import Auth
-from handler.schemas.request import Graph, Request, WorkerRequest, WorkflowRequest
+from handler.schemas.event import Request
+from handler.schemas.request import WorkflowRequest
 from handler.schemas.uploads import Upload
+from handler.schemas.worker_comfyui import WorkerRequest
 from handler.service import Service
+from handler.ticket import Ticket
+from handler.urls import redact_urls
 
 
 class NeedsDownload(Exception):
@@ -39,7 +44,7 @@ def expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Gra
         known = ", ".join(service.workflows) or "none"
         raise UnknownWorkflow(f"There is no workflow {request.workflow!r}; there are: {known}.", location="workflow")
     fields, prompt = workflows.expanded(workflow, request.input, service.comfy.options, service.warmup_checkpoint)
-    return {"input": guard.echoed(fields)}, prompt
+    return {"input": redact_urls(fields)}, prompt
 
 
 def ready(
@@ -95,7 +100,7 @@ def _would_do(store: storage.Storage, upload: Upload, auth: Auth) -> bool:
 
 
 def _check_downloads(
-    prompt: Graph, classes: graph.NodeClasses, auth_for: storage.AuthFor, end: float, service: Service
+    prompt: Graph, classes: NodeClasses, auth_for: storage.AuthFor, end: float, service: Service
 ) -> None:
     """Raise NeedsDownload if something in the graph has to be fetched from another server."""
     if not service.models.are_here(graph.models(prompt, classes), auth_for):
@@ -125,7 +130,7 @@ def _until(end: float, ticket: Ticket) -> Iterator[None]:
 
 def _fetched(
     prompt: Graph,
-    classes: graph.NodeClasses,
+    classes: NodeClasses,
     attempt: str,
     auth_for: storage.AuthFor,
     ticket: Ticket,

@@ -1,23 +1,15 @@
 """How far a job is, told from ComfyUI's websocket messages."""
 
-import asyncio
-import contextlib
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from handler.comfyui.websocket import Message
-from handler.schemas.request import Graph
-
-logger = logging.getLogger(__name__)
+from handler.graphs.graph import Graph
 
 Tell = Callable[[dict[str, Any]], None]
 
 _INTERVAL_S = 0.5
-# A job that ends this soon after an update does not wait until nobody has seen it.
-_SOON_S = 0.1
-_SEND_S = 5.0
 
 
 class Progress:
@@ -83,44 +75,3 @@ class Progress:
         if self._node is None:
             return {}
         return {"node": self._node} | ({"step": self._step, "of": self._of} if self._of else {})
-
-
-class Teller:
-    """Updates of one job on their way from its thread to `send`: one at a time, the latest, and none after `end`.
-
-    An update that arrives after the job's result would take the result's place.
-    """
-
-    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._send = send
-        self._over = asyncio.Event()
-        self._latest: dict[str, Any] | None = None
-        self._sending: asyncio.Task[None] | None = None
-
-    def tell(self, progress: dict[str, Any]) -> None:
-        """From any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
-            self._loop.call_soon_threadsafe(self._put, progress)
-
-    async def end(self) -> None:
-        """Let the update that is under way arrive, or give it up."""
-        self._over.set()
-        if self._sending is not None:
-            await asyncio.wait([self._sending], timeout=_SEND_S)
-            self._sending.cancel()
-
-    def _put(self, progress: dict[str, Any]) -> None:
-        self._latest = progress
-        if self._sending is None or self._sending.done():
-            self._sending = self._loop.create_task(self._send_latest())
-
-    async def _send_latest(self) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._over.wait(), _SOON_S)
-        while self._latest is not None and not self._over.is_set():
-            progress, self._latest = self._latest, None
-            try:
-                await asyncio.wait_for(self._send(progress), _SEND_S)
-            except Exception as exc:  # noqa: BLE001 (a job does not fail because nobody hears how far it is)
-                logger.debug("an update could not be sent: %r", exc)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handler.manifest.packages import InstallFailed, pip_installed, python_of, ran
-from handler.net.guard import shown
 from handler.settings import Settings
+from handler.urls import redact_url
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def source(text: str) -> Source | None:
     found = Source(match["url"].rstrip("/"), match["ref"]) if match else Source(text)
     good = _GIT.fullmatch(found.url) and re.fullmatch(r"\w[\w.-]*", found.name)
     if not good or re.search(r"\s", text) or not (found.ref is None or _REF.fullmatch(found.ref)):
-        raise ValueError(f"{shown(text)!r} is neither the URL of a git repository nor the name of a custom node")
+        raise ValueError(f"{redact_url(text)!r} is neither the URL of a git repository nor the name of a custom node")
     return found
 
 
@@ -67,7 +67,7 @@ def installed(text: str, settings: Settings) -> None:
     A clone that was made of the same ref stays as it is. The requirements are looked at each time: the folder may have
     outlived the Python that had them.
     """
-    what = f"custom node {shown(text)}"
+    what = f"custom node {redact_url(text)}"
     try:
         found = source(text)
     except ValueError as exc:
@@ -146,7 +146,7 @@ def _check_clone(wanted: Source, folder: Path, what: str) -> None:
         raise InstallFailed(f"{what}: {folder} is there already and is no git repository.")
     origin = _git(folder, what, "remote", "get-url", "origin").strip()
     if origin.rstrip("/").removesuffix(".git") != wanted.url.removesuffix(".git"):
-        raise InstallFailed(f"{what}: {folder} is there already and is a clone of {shown(origin)}.")
+        raise InstallFailed(f"{what}: {folder} is there already and is a clone of {redact_url(origin)}.")
 
 
 def _is_at(folder: Path, ref: str | None) -> bool:

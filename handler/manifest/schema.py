@@ -21,9 +21,9 @@ from pydantic import (
 from handler.manifest import custom_nodes
 from handler.models import folders
 from handler.models.download import is_url, named
-from handler.net.guard import shown
 from handler.schemas.credentials import Auth
 from handler.settings import BadSettings, Settings
+from handler.urls import redact_url
 
 
 class _Strict(BaseModel):
@@ -56,7 +56,7 @@ class ManifestModel(_Strict):
     @classmethod
     def _fetchable(cls, url: str) -> str:
         if not is_url(url):
-            raise ValueError(f"{shown(url)!r} is no URL of a kind that can be fetched")
+            raise ValueError(f"{redact_url(url)!r} is no URL of a kind that can be fetched")
         return url
 
     @model_validator(mode="after")

@@ -13,15 +13,14 @@ from typing import Any
 from handler import disk, storage
 from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge
 from handler.graphs import graph
-from handler.graphs.graph import ModelPlace
+from handler.graphs.graph import Graph, ModelPlace
 from handler.models import download
 from handler.models import folders as volumes
 from handler.models.download import Wanted, is_url
 from handler.models.index import Entry, Index, held, without_oldest
-from handler.net.guard import LONGEST_URL, named, shown
 from handler.schemas.credentials import Auth
-from handler.schemas.request import Graph
 from handler.settings import Settings
+from handler.urls import MAX_URL_LENGTH, describe_url, redact_url
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +98,8 @@ class Models:
         end = time.monotonic() + timeout_s
         with Hold() as hold:
             for place in places:
-                if len(place.value) > LONGEST_URL:
-                    raise InputUnavailable(f"It has more than {LONGEST_URL} characters.", location=place.location)
+                if len(place.value) > MAX_URL_LENGTH:
+                    raise InputUnavailable(f"It has more than {MAX_URL_LENGTH} characters.", location=place.location)
                 if not is_url(place.value):
                     hold.push(self.in_use(self._candidates(place)))
                     continue
@@ -168,12 +167,12 @@ class Models:
 
     def failed(self, url: str, where: str, exc: HandlerError) -> None:
         """Announce that a download failed that nobody waits for."""
-        logger.error("%s could not be downloaded to %s: %s", shown(url), where, exc)
-        self._on_event("file_failed", {"url": shown(url), "local_path": where, "error": exc.message})
+        logger.error("%s could not be downloaded to %s: %s", redact_url(url), where, exc)
+        self._on_event("file_failed", {"url": redact_url(url), "local_path": where, "error": exc.message})
 
     def _obtained(self, wanted: Wanted, timeout_s: float, hold: Hold) -> Path:
         """The wanted file, which `hold` keeps from being removed."""
-        complaint = f"{named(wanted.url)}: another download of it takes too long."
+        complaint = f"{describe_url(wanted.url)}: another download of it takes too long."
         end = time.monotonic() + timeout_s
         # Not by the target's name: it may be known at the end only.
         with (
@@ -211,7 +210,7 @@ class Models:
     def _check_way(self, wanted: Wanted, path: Path, entries: Mapping[Path, Entry]) -> None:
         if not wanted.may_take(path, entries.get(path)):
             raise BadRequest(
-                f"{path.parent.name}/{path.name} exists already and was not downloaded from {named(wanted.url)}; "
+                f"{path.parent.name}/{path.name} exists already and was not downloaded from {describe_url(wanted.url)}; "
                 "remove it, give another filename, or give its sha256 if it is the same.",
                 location="filename",
             )
@@ -263,7 +262,7 @@ class Models:
         began = time.monotonic()
         wanted.folder.mkdir(parents=True, exist_ok=True)
         part = wanted.path.with_name(f".{wanted.path.name}.part-{wanted.key[:16]}")
-        logger.info("downloading %s to %s", shown(wanted.url), wanted.path)
+        logger.info("downloading %s to %s", redact_url(wanted.url), wanted.path)
         download.transferred(wanted.url, part, self._settings, auth=wanted.auth, end=end)
         download.checked(wanted.url, part, wanted.sha256)
         path = wanted.target(part)
@@ -272,7 +271,7 @@ class Models:
             part.replace(path)
             hold.enter_context(held(path))
             entry = entries[path] = Entry(
-                url=shown(wanted.url),
+                url=redact_url(wanted.url),
                 key=wanted.key,
                 size=path.stat().st_size,
                 private=wanted.auth is not None,

@@ -15,9 +15,9 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_
 from handler import disk, storage
 from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
 from handler.models.index import Entry, hashed
-from handler.net import guard
 from handler.schemas.credentials import Auth
 from handler.settings import Settings
+from handler.urls import describe_url
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def transferred(url: str, part: Path, settings: Settings, *, auth: Auth | None, 
     except TooLarge as exc:
         part.write_bytes(b"")
         limit = f"{settings.max_model_size_gb:g} GB (MAX_MODEL_SIZE_GB)"
-        raise TooLarge(f"{guard.named(url)} is larger than {limit}.") from exc
+        raise TooLarge(f"{describe_url(url)} is larger than {limit}.") from exc
     finally:
         if part.stat().st_size == 0:
             part.unlink()
@@ -135,9 +135,9 @@ def checked(url: str, part: Path, sha256: str | None) -> None:
     found = file_sha256(part) if sha256 and part.exists() else sha256
     if found != sha256:
         part.unlink()
-        raise InputUnavailable(f"{guard.named(url)} has the sha256 {found}, not {sha256}.", location="sha256")
+        raise InputUnavailable(f"{describe_url(url)} has the sha256 {found}, not {sha256}.", location="sha256")
     if not part.exists():
-        raise InputUnavailable(f"{guard.named(url)} is empty.")
+        raise InputUnavailable(f"{describe_url(url)} is empty.")
 
 
 def file_sha256(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from handler.graphs.graph import NodeClasses
+from handler.graphs.node_classes import NodeClasses
 from handler.models import folders as volumes
 from handler.models.folders import ModelFolder
 from handler.settings import Settings

@@ -2,13 +2,12 @@
 
 import contextlib
 import ipaddress
-import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -18,18 +17,11 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from handler.errors import BadRequest, ForbiddenUrl
 from handler.net import deadline
-
-LONGEST_URL = 8192
-"""In characters; signed ones have some thousands."""
+from handler.urls import describe_url, origin
 
 _MAX_REDIRECTS = 5
 _CONNECT_TIMEOUT_S = 10
 _POOLS: dict[str, type[HTTPConnectionPool]] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
-_LONGEST_NAME = 200
-# What no host can have in it (a zone of an IPv6 address, %eth0, is none of its characters), and a host with its port.
-_NO_HOST = re.compile(r"[\0-\x20\x7f-\xa0\"#/<>?@\\^`{|}]|^[^:]*%")
-_URL = re.compile(r"https?://\S+\Z", re.IGNORECASE)
-_PLACE = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Local NAT64, IPv4-compatible, site-local, SRv6 and documentation addresses, and IETF's own: Python 3.11 takes them for global.
 _NOT_PUBLIC = [
@@ -82,63 +74,12 @@ def check(url: str, *, allow_private: bool) -> None:
         scheme, host, port = origin(url)
         requests.Request("GET", url).prepare()  # knows more of what no URL is, above all of names in other letters
     except ValueError as exc:
-        raise BadRequest(f"{named(url)} is not a valid URL.") from exc
+        raise BadRequest(f"{describe_url(url)} is not a valid URL.") from exc
     if scheme not in ("http", "https"):
-        raise BadRequest(f"{named(url)} is no http or https URL.")
+        raise BadRequest(f"{describe_url(url)} is no http or https URL.")
     if not allow_private:
         with contextlib.suppress(OSError, UnicodeError):
             _public_addresses(host.rstrip("."), port)  # as the connection does
-
-
-def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an http or https URL. Raises ValueError when it has none."""
-    parts = urlsplit(url)
-    host = parts.hostname
-    if not host:
-        raise ValueError("the URL names no host")
-    if _NO_HOST.search(host):
-        raise ValueError("the URL's host has a character that no host has")
-    if host.isascii():
-        host.encode("idna")  # raises for a label that is empty or too long
-    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def quoted(path: str) -> str:
-    """A path or a name for a URL. What RFC 3986 lets stand in a path stays: most URLs are then those of the reference."""
-    return quote(path, safe="/!$&'()*+,;=:@")
-
-
-def shown(url: str) -> str:
-    """A URL without what may be secret: user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # such as http://[::1
-        return "The URL"
-    host = parts.netloc.rpartition("@")[2]
-    # http://user:pass#word@host/ has a password with a character that ends what stands before the path.
-    cut_short = not parts.path and "@" in parts.query + parts.fragment
-    if cut_short or not _PLACE.fullmatch(host):
-        return "The URL"
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-def short(text: str) -> str:
-    """A name or a URL that error sentences can hold."""
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
-
-
-def named(url: str) -> str:
-    """A URL as error sentences name it."""
-    return short(shown(url))
-
-
-def echoed(value: Any) -> Any:
-    """JSON of a caller's as answers and webhooks may repeat it: the URLs in it are `shown`."""
-    if isinstance(value, str):
-        return shown(value) if _URL.match(value) else value
-    if isinstance(value, Mapping):
-        return {key: echoed(item) for key, item in value.items()}
-    return [echoed(item) for item in value] if isinstance(value, list) else value
 
 
 def is_public(address: str) -> bool:

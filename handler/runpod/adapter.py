@@ -15,15 +15,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 from handler import logs
-from handler.comfyui.admission import Ticket
 from handler.errors import ComfyCrashed, HandlerError, ServerStopped
 from handler.graphs.workflows import BadWorkflow
-from handler.jobs.progress import Teller
 from handler.lifecycle import Host
 from handler.runpod import fitness
+from handler.runpod.updates import Teller
 from handler.runpod.worker import MAX_RESULT_SIZE_MB, Worker
 from handler.settings import BadSettings, Settings
 from handler.threads import begun
+from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 

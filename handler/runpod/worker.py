@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from handler.comfyui.admission import Ticket
 from handler.errors import ComfyCrashed, ComfyUnreachable, GpuLost, HandlerError, ServerStopped
 from handler.jobs.progress import Progress, Tell
 from handler.lifecycle import Host
 from handler.pipeline import execute, prepare
+from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 

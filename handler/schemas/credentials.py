@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr
 
 from handler.errors import BadRequest
-from handler.net.guard import LONGEST_URL
+from handler.urls import MAX_URL_LENGTH
 
 
 class _Auth(BaseModel):
@@ -65,8 +65,8 @@ class Credential(BaseModel):
 
 def chosen(credentials: Sequence[Credential], url: str) -> Auth | None:
     """The auth of the first credential whose pattern matches the whole URL. Raises BadRequest for an endless one."""
-    if credentials and len(url) > LONGEST_URL:
-        raise BadRequest(f"A URL has more than {LONGEST_URL} characters.")
+    if credentials and len(url) > MAX_URL_LENGTH:
+        raise BadRequest(f"A URL has more than {MAX_URL_LENGTH} characters.")
     return next((one.auth for one in credentials if matches(one.url_pattern, url)), None)
 
 

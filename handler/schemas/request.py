@@ -1,6 +1,6 @@
 """What may come in: the event's input, validated."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Self
 from uuid import uuid4
 
@@ -13,26 +13,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from typing_extensions import TypedDict
 
-from handler.errors import BadRequest
-from handler.net.guard import LONGEST_URL, echoed, origin
+from handler.graphs.graph import Graph
+from handler.schemas.conversion import ConvertOutput, ConvertPng
 from handler.schemas.credentials import Auth, Credential, chosen
-from handler.schemas.uploads import AzureUpload, ConvertOutput, ConvertPng, HfUpload, HttpUpload, S3Upload, Upload
-from handler.validation import check_json, validated
-
-
-class Node(TypedDict):
-    """One node of a graph in ComfyUI's API format. Other keys, such as `_meta`, are kept."""
-
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
-
-    class_type: str
-    inputs: dict[str, Any]
-
-
-Graph = dict[str, Node]
-
+from handler.schemas.uploads import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
+from handler.urls import MAX_URL_LENGTH, origin, redact_urls
 
 # What is secret, and what the answer has in a place of its own.
 _NOT_ECHOED = {"credentials", "comfy_org_api_key", "prompt", "input", "workflow", "images"}
@@ -116,7 +102,7 @@ class Options(BaseModel):
     def echo(self) -> dict[str, Any]:
         """The caller's options, as the answer repeats them: without the secret ones, and without what is secret in URLs."""
         return {
-            name: echoed(
+            name: redact_urls(
                 value.model_dump(by_alias=True, exclude_unset=name == "convert_output")
                 if isinstance(value, BaseModel)
                 else value
@@ -128,8 +114,8 @@ class Options(BaseModel):
 
 def webhook_url(value: str | None) -> str | None:
     """The value, when it is empty or an http or https URL. Raises ValueError."""
-    if value and len(value) > LONGEST_URL:
-        raise ValueError(f"a webhook's URL has at most {LONGEST_URL} characters")
+    if value and len(value) > MAX_URL_LENGTH:
+        raise ValueError(f"a webhook's URL has at most {MAX_URL_LENGTH} characters")
     if value and not _is_server(value):
         raise ValueError("a webhook is an http or https URL")
     return value
@@ -158,7 +144,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return any(isinstance(one, (dict, list)) for one in layer)
 
 
-def _in_api_format(graph: Any) -> Any:
+def api_format(graph: Any) -> Any:
     """The graph, unless it is of a kind that pydantic would say little of."""
     if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
         raise ValueError(
@@ -190,7 +176,7 @@ class PromptRequest(Options):
     @field_validator("prompt", mode="before")
     @classmethod
     def _api_format(cls, prompt: Any) -> Any:
-        return _in_api_format(prompt)
+        return api_format(prompt)
 
 
 class WorkflowRequest(Options):
@@ -198,47 +184,3 @@ class WorkflowRequest(Options):
 
     workflow: str = Field(min_length=1, description="The route of the workflow, such as flux/txt2img.")
     input: dict[str, Any] = Field(description="The fields of the workflow.")
-
-
-class InputImage(BaseModel):
-    """One of worker-comfyui's `images`: inputs of the graph name it."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    name: str = Field(min_length=1, max_length=255)
-    image: str = Field(min_length=1, description="Base64, a data URI or a URL.")
-
-
-class WorkerRequest(Options):
-    """The dialect of runpod-workers/worker-comfyui: a graph, and the images that it loads by name."""
-
-    workflow: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
-    images: list[InputImage] | None = Field(None, description="What the graph's inputs name.")
-
-    @field_validator("workflow", mode="before")
-    @classmethod
-    def _api_format(cls, workflow: Any) -> Any:
-        return _in_api_format(workflow)
-
-    @property
-    def named_images(self) -> dict[str, str]:
-        """Name to image."""
-        return {one.name: one.image for one in self.images or []}
-
-
-Request = PromptRequest | WorkflowRequest | WorkerRequest
-
-
-def parsed(event: Mapping[str, Any]) -> Request:
-    """The request that an event holds. Raises BadRequest."""
-    given = event.get("input")
-    if not isinstance(given, dict):
-        raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")
-    if isinstance(event.get("id"), str):
-        given = {"id": event["id"], **given}
-    check_json(given)
-    if "workflow" in given and "prompt" not in given:
-        if isinstance(given["workflow"], dict):
-            return validated(WorkerRequest, given)
-        return validated(WorkflowRequest, given)
-    return validated(PromptRequest, given)

@@ -89,26 +89,6 @@ class Result(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
-class WorkerResult(Result):
-    """The answer in worker-comfyui's dialect. Videos, sounds and all other files are among its `images` as well."""
-
-    uploaded: bool = Field(description="Whether `images` holds URLs.")
-
-    def answer(self) -> dict[str, Any]:
-        kind = "s3_url" if self.uploaded else "base64"
-        texts = [
-            {"node_id": output.node_id, "title": output.title, "text": output.text}
-            for output in self.outputs
-            if output.text is not None
-        ]
-        answer: dict[str, Any] = {
-            "images": [{"filename": file.filename, "type": kind, "data": data} for file, data in self.files]
-        }
-        if not (answer["images"] or texts):
-            answer["status"] = "success_no_images"
-        return answer | ({"texts": texts} if texts else {}) | ({"errors": self.errors} if self.errors else {})
-
-
 def encoded(body: object) -> bytes:
     """As JSON. Raises TypeError for what has no form in it."""
     try:

@@ -3,7 +3,6 @@
 from typing import BinaryIO, Protocol
 
 from handler.errors import InputUnavailable
-from handler.net.guard import LONGEST_URL, named
 from handler.schemas.credentials import Auth
 from handler.schemas.uploads import Upload
 from handler.settings import Settings
@@ -13,6 +12,7 @@ from handler.storage.hf import HfStorage
 from handler.storage.http import HttpStorage
 from handler.storage.s3 import S3Storage
 from handler.storage.transfer import Version as Version
+from handler.urls import MAX_URL_LENGTH, describe_url
 
 
 class Storage(Protocol):
@@ -62,12 +62,12 @@ class Storage(Protocol):
 
 def chosen(url: str, settings: Settings) -> Storage:
     """The store of a URL. Raises InputUnavailable for one that no store knows, and for one without an end."""
-    if len(url) > LONGEST_URL:
-        raise InputUnavailable(f"A URL has more than {LONGEST_URL} characters.")
+    if len(url) > MAX_URL_LENGTH:
+        raise InputUnavailable(f"A URL has more than {MAX_URL_LENGTH} characters.")
     for store in _stores(settings):
         if store.matches(url):
             return store
-    raise InputUnavailable(f"{named(url)}: only http, https, s3 and hf URLs can be fetched.")
+    raise InputUnavailable(f"{describe_url(url)}: only http, https, s3 and hf URLs can be fetched.")
 
 
 def receiver(upload: Upload, settings: Settings) -> Storage:

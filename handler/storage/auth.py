@@ -6,9 +6,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from handler.net import guard
 from handler.schemas.credentials import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth
 from handler.settings import Settings
+from handler.urls import origin
 
 AuthFor = Callable[[str], Auth | None]
 """Asks for the caller's credentials for a URL."""
@@ -46,13 +46,13 @@ def addressed(url: str, auth: Auth | None, settings: Settings) -> tuple[str, dic
 
 def same_server(url: str, other: str) -> bool:
     """Whether what was meant for one URL may be shown at the other: same scheme, host and port, or http turned https."""
-    first, second = guard.origin(url), guard.origin(other)
+    first, second = origin(url), origin(other)
     return first == second or (first[1] == second[1] and (first[0::2], second[0::2]) == (("http", 80), ("https", 443)))
 
 
 def _operators(url: str, settings: Settings) -> dict[str, str]:
     name, value = settings.http_auth_header_name, settings.http_auth_header_value
-    _, host, port = guard.origin(url)
+    _, host, port = origin(url)
     hosts = {one.strip().lower() for one in settings.http_auth_hosts.split(",")}
     name_of_host = f"[{host}]" if ":" in host else host
     if not name or value is None or hosts.isdisjoint({name_of_host, f"{name_of_host}:{port}"}):

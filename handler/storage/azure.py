@@ -18,6 +18,7 @@ from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits, Version
+from handler.urls import describe_url, origin, redact_url
 
 _BLOBS = ".blob.core.windows.net"
 _BLOCK = 8 << 20
@@ -31,7 +32,7 @@ class AzureStorage:
 
     def matches(self, url: str) -> bool:
         with contextlib.suppress(ValueError):
-            scheme, host, _ = guard.origin(url)
+            scheme, host, _ = origin(url)
             if scheme == "https" and host.endswith(_BLOBS):
                 return True
         account = _account(self._settings)
@@ -52,7 +53,7 @@ class AzureStorage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        limits = Limits.of(guard.shown(url), max_bytes, timeout_s)
+        limits = Limits.of(redact_url(url), max_bytes, timeout_s)
         account = _account(self._settings)
         own = account if account is not None and account.owns(url) else None
         if isinstance(auth, QueryAuth):
@@ -77,7 +78,7 @@ class AzureStorage:
         from azure.core.exceptions import AzureError
         from azure.storage.blob import ContentSettings
 
-        url = guard.shown(str(blob.url))
+        url = redact_url(str(blob.url))
         content.seek(0)
         try:
             with blob:
@@ -89,7 +90,7 @@ class AzureStorage:
                     content_settings=ContentSettings(content_type=mime_type),
                 )
         except (AzureError, OSError, ValueError) as exc:
-            raise DeliveryError(f"The upload to {guard.named(url)} failed: {_reason(exc, upload.container)}.") from exc
+            raise DeliveryError(f"The upload to {describe_url(url)} failed: {_reason(exc, upload.container)}.") from exc
         return url
 
     def _blob(self, upload: AzureUpload, filename: str, auth_for: AuthFor) -> Any:
@@ -122,7 +123,7 @@ class _Account:
     def owns(self, url: str) -> bool:
         """Whether a URL is one of this account's blobs, asked for as safely as the account itself is."""
         try:
-            same = guard.origin(url) == guard.origin(self.endpoint)
+            same = origin(url) == origin(self.endpoint)
         except ValueError:
             return False
         return same and urlsplit(url).path.startswith(f"{urlsplit(self.endpoint).path}/")

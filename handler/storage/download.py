@@ -25,6 +25,7 @@ from handler.storage.transfer import (
     fits,
     reason,
 )
+from handler.urls import describe_url
 
 
 def downloaded(
@@ -60,7 +61,7 @@ def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool 
         where, headers = addressed(plain, auth or own, settings)
         requests.Request("GET", where, headers).prepare()
     except FAILURES as exc:
-        raise InputUnavailable(f"{guard.named(url)} cannot be fetched: {reason(exc)}.") from exc
+        raise InputUnavailable(f"{describe_url(url)} cannot be fetched: {reason(exc)}.") from exc
     guard.check(where, allow_private=trusted or settings.allow_private_urls)
 
 

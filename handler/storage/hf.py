@@ -12,13 +12,14 @@ from urllib.parse import quote, unquote
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
-from handler.net import deadline, guard
+from handler.net import deadline
 from handler.schemas.credentials import Auth, BearerAuth
 from handler.schemas.uploads import HfUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
+from handler.urls import describe_url, origin, quote_path, redact_url
 
 # hf://[datasets/]owner/name[@revision]/path, as huggingface_hub's file system writes it.
 _URL = re.compile(
@@ -52,7 +53,7 @@ class HfStorage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        limits = Limits.of(guard.shown(url), max_bytes, timeout_s)
+        limits = Limits.of(redact_url(url), max_bytes, timeout_s)
         token = self._settings.hf_token
         if auth is None and token:
             auth = BearerAuth(type="bearer", token=token)
@@ -87,7 +88,7 @@ class HfStorage:
         try:
             _repeated(lambda: self._commit(api, upload, filename, content))
         except hub.failures as exc:
-            raise DeliveryError(f"The upload to {guard.named(url)} failed: {_reason(exc)}.") from exc
+            raise DeliveryError(f"The upload to {describe_url(url)} failed: {_reason(exc)}.") from exc
         return url
 
     def _commit(self, api: Any, upload: HfUpload, filename: str, content: BinaryIO) -> None:
@@ -103,7 +104,7 @@ class HfStorage:
 
     def _is_hub(self, url: str) -> bool:
         with contextlib.suppress(ValueError):
-            return guard.origin(url) == guard.origin(self._hub)
+            return origin(url) == origin(self._hub)
         return False
 
     def _resolved(self, url: str) -> str:
@@ -112,7 +113,7 @@ class HfStorage:
             return url
         match = _URL.fullmatch(url)
         if match is None:
-            raise InputUnavailable(f"{guard.named(url)} is no URL of a file; it is hf://owner/repository/path.")
+            raise InputUnavailable(f"{describe_url(url)} is no URL of a file; it is hf://owner/repository/path.")
         kind = (match["kind"] or "models").lower()
         revision = unquote(match["revision"] or "main")
         return self._file("" if kind == "models" else f"{kind}/", match["repo"], revision, match["path"])
@@ -122,7 +123,7 @@ class HfStorage:
         return self._file(kind, upload.repo, upload.revision, _path(upload, filename))
 
     def _file(self, kind: str, repo: str, revision: str, path: str) -> str:
-        return f"{self._hub}/{kind}{repo}/resolve/{quote(revision, safe='')}/{guard.quoted(path)}"
+        return f"{self._hub}/{kind}{repo}/resolve/{quote(revision, safe='')}/{quote_path(path)}"
 
     def _token(self, url: str, auth_for: AuthFor) -> str:
         auth = auth_for(url)

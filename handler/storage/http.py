@@ -21,6 +21,7 @@ from handler.settings import Settings
 from handler.storage.auth import AuthFor, addressed, bare
 from handler.storage.download import check_url, downloaded
 from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, Version, reason
+from handler.urls import describe_url, quote_path, redact_url
 
 
 class HttpStorage:
@@ -43,7 +44,7 @@ class HttpStorage:
         max_bytes: int | None,
         timeout_s: float,
     ) -> None:
-        limits = Limits.of(guard.shown(url), max_bytes, timeout_s)
+        limits = Limits.of(redact_url(url), max_bytes, timeout_s)
         downloaded(url, file, version=version, auth=auth, limits=limits, settings=self._settings)
 
     def takes(self, upload: Upload) -> bool:
@@ -65,11 +66,11 @@ class HttpStorage:
             try:
                 status = put.done(session)
             except FAILURES as exc:
-                raise DeliveryError(f"{guard.named(url)} did not take the upload: {reason(exc)}.") from exc
+                raise DeliveryError(f"{describe_url(url)} did not take the upload: {reason(exc)}.") from exc
         if not 200 <= status < 300:
             # A redirect is none: a PUT that is sent on would show the file to a server that nobody named.
-            raise DeliveryError(f"{guard.named(url)} answered {status} to the upload.")
-        return guard.shown(url)
+            raise DeliveryError(f"{describe_url(url)} answered {status} to the upload.")
+        return redact_url(url)
 
 
 class _Put:
@@ -104,5 +105,5 @@ class _Put:
 def _target(prefix: str, filename: str) -> str:
     """The URL of a file under a prefix; the prefix's own query, such as a signature, stays at the end."""
     parts = urlsplit(prefix)
-    path = f"{parts.path.rstrip('/')}/{guard.quoted(filename)}"
+    path = f"{parts.path.rstrip('/')}/{quote_path(filename)}"
     return urlunsplit(parts._replace(path=path, fragment=""))

@@ -23,6 +23,7 @@ from handler.storage.transfer import (
     Version,
     reason,
 )
+from handler.urls import shorten
 
 _SCHEME = "s3://"
 _ATTEMPTS = 3
@@ -91,7 +92,7 @@ class S3Storage:
             else:
                 _put_in_parts(client, content, upload.bucket, key, mime_type)
         except _failures() as exc:
-            raise _translated(exc, DeliveryError, f"The upload to {guard.short(url)} failed") from exc
+            raise _translated(exc, DeliveryError, f"The upload to {shorten(url)} failed") from exc
         if isinstance(upload, BucketUpload):
             where = {"Bucket": upload.bucket, "Key": key}
             return str(client.generate_presigned_url("get_object", Params=where, ExpiresIn=upload.expiry_s))
@@ -150,7 +151,7 @@ def _object(url: str) -> tuple[str, str]:
     """Bucket and key. Raises InputUnavailable."""
     bucket, _, key = url[len(_SCHEME) :].partition("/")
     if not bucket or not key:
-        raise InputUnavailable(f"{guard.short(_url(bucket, key))} is no S3 URL; it is s3://bucket/key.")
+        raise InputUnavailable(f"{shorten(_url(bucket, key))} is no S3 URL; it is s3://bucket/key.")
     return bucket, key
 
 

@@ -11,7 +11,7 @@ import urllib3
 
 from handler import disk
 from handler.errors import TooLarge
-from handler.net import guard
+from handler.urls import shorten
 
 CONNECT_TIMEOUT_S = 10
 IDLE_TIMEOUT_S = 60
@@ -33,7 +33,7 @@ class Limits:
 
     @classmethod
     def of(cls, name: str, max_bytes: int | None, timeout_s: float) -> "Limits":
-        return cls(guard.short(name), max_bytes, time.monotonic() + timeout_s)
+        return cls(shorten(name), max_bytes, time.monotonic() + timeout_s)
 
     @property
     def left_s(self) -> float:

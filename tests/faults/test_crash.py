@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from handler.comfyui.admission import Ticket
 from handler.runpod.worker import Worker
+from handler.ticket import Ticket
 from tests.conftest import wait_until
 from tests.handler.test_lifecycle import WARMUP, comfyui_processes, environment, host, running
 from tests.support import graphs

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from handler.comfyui.admission import Line, Ticket
+from handler.comfyui.admission import Line
+from handler.ticket import Ticket
 from tests.support import graphs
 from tests.support.crowd import crowd
 from tests.support.faulty import Api, serving

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from handler.manifest import install
+from handler.manifest.__main__ import main
 from handler.settings import Settings
 
 Git = Callable[..., str]
@@ -67,7 +67,7 @@ class World:
                 redirect_stdout(io.StringIO()) as output,
                 redirect_stderr(io.StringIO()) as errors,
             ):
-                code = install.main([str(file), *options])
+                code = main([str(file), *options])
         finally:
             root.handlers[:] = handlers
             root.setLevel(level)

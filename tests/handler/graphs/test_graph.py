@@ -3,7 +3,7 @@
 from typing import Any
 
 from handler.graphs import graph
-from handler.graphs.graph import NodeClass
+from handler.graphs.node_classes import NodeClass, node_class
 
 SAVE = {"SaveVideo": NodeClass(output=True)}
 
@@ -40,7 +40,7 @@ def test_declared_uploads_are_found_and_nothing_else() -> None:
             "optional": {"sound": ["COMBO", {"audio_upload": True, "options": []}], "mask": ["MASK"]},
         },
     }
-    known = graph.node_class("Both", info)
+    known = node_class("Both", info)
     assert known == NodeClass(output=False, uploads={"image": "image", "sound": "audio"})
     prompt = {"1": node("Both", image="x", text="http://example.com/a.png", sound=["2", 0], mask="y")}
     assert [(place.name, place.value, place.medium) for place in graph.media(prompt, {"Both": known})] == [
@@ -49,9 +49,7 @@ def test_declared_uploads_are_found_and_nothing_else() -> None:
 
 
 def test_a_folder_of_vhs_may_be_a_list() -> None:
-    known = graph.node_class(
-        "VHS_LoadImages", {"input": {"required": {"directory": [["a"], {}]}}, "output_node": False}
-    )
+    known = node_class("VHS_LoadImages", {"input": {"required": {"directory": [["a"], {}]}}, "output_node": False})
     prompt = {"1": node("VHS_LoadImages", directory=["u1", "u2"]), "2": node("VHS_LoadImages", directory="there")}
     (place,) = graph.media(prompt, {"VHS_LoadImages": known})
     assert (place.value, place.location) == (["u1", "u2"], "prompt.1.inputs.directory")

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageStat, PngImagePlugi
 
 from handler.errors import InputUnavailable, OutputError, TooLarge
 from handler.jobs.images import MAX_INPUT_PIXELS, Picture, checked, converted, extension, identified
-from handler.schemas.uploads import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
+from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
 
 PNG = ConvertPng(format="png")
 MOZJPEG = {"trellisQuantisation": True, "overshootDeringing": True, "optimizeScans": True, "quantisationTable": 3}

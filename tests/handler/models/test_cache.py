@@ -15,7 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from handler.errors import BadRequest, HandlerError, InputUnavailable
-from handler.graphs.graph import ModelPlace, NodeClass, models, node_class
+from handler.graphs.graph import ModelPlace, models
+from handler.graphs.node_classes import NodeClass, node_class
 from handler.models.cache import Models
 from handler.models.index import Entry
 from handler.schemas.credentials import BearerAuth

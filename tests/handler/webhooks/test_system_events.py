@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from handler.comfyui.admission import Ticket
 from handler.comfyui.client import Comfy
 from handler.settings import BadSettings, Settings
+from handler.ticket import Ticket
 from handler.webhooks.system_events import SystemEvents
 from tests.conftest import Comfyui, wait_until
 from tests.support import graphs

@@ -1,0 +1,26 @@
+"""What a host hands in, `{"id"?, "input": {...}}`, and the dialect of its input."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from handler.errors import BadRequest
+from handler.schemas.request import PromptRequest, WorkflowRequest
+from handler.schemas.worker_comfyui import WorkerRequest
+from handler.validation import check_json, validated
+
+Request = PromptRequest | WorkflowRequest | WorkerRequest
+
+
+def parse_event(event: Mapping[str, Any]) -> Request:
+    """The request that an event holds. Raises BadRequest."""
+    given = event.get("input")
+    if not isinstance(given, dict):
+        raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")
+    if isinstance(event.get("id"), str):
+        given = {"id": event["id"], **given}
+    check_json(given)
+    if "workflow" in given and "prompt" not in given:
+        if isinstance(given["workflow"], dict):
+            return validated(WorkerRequest, given)
+        return validated(WorkflowRequest, given)
+    return validated(PromptRequest, given)

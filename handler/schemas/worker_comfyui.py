@@ -1,0 +1,55 @@
+"""The dialect of runpod-workers/worker-comfyui: its request and its answer."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from handler.graphs.graph import Graph
+from handler.schemas.request import Options, api_format
+from handler.schemas.result import Result
+
+
+class InputImage(BaseModel):
+    """One of worker-comfyui's `images`: inputs of the graph name it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    name: str = Field(min_length=1, max_length=255)
+    image: str = Field(min_length=1, description="Base64, a data URI or a URL.")
+
+
+class WorkerRequest(Options):
+    """The dialect of runpod-workers/worker-comfyui: a graph, and the images that it loads by name."""
+
+    workflow: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
+    images: list[InputImage] | None = Field(None, description="What the graph's inputs name.")
+
+    @field_validator("workflow", mode="before")
+    @classmethod
+    def _api_format(cls, workflow: Any) -> Any:
+        return api_format(workflow)
+
+    @property
+    def named_images(self) -> dict[str, str]:
+        """Name to image."""
+        return {one.name: one.image for one in self.images or []}
+
+
+class WorkerResult(Result):
+    """The answer in worker-comfyui's dialect. Videos, sounds and all other files are among its `images` as well."""
+
+    uploaded: bool = Field(description="Whether `images` holds URLs.")
+
+    def answer(self) -> dict[str, Any]:
+        kind = "s3_url" if self.uploaded else "base64"
+        texts = [
+            {"node_id": output.node_id, "title": output.title, "text": output.text}
+            for output in self.outputs
+            if output.text is not None
+        ]
+        answer: dict[str, Any] = {
+            "images": [{"filename": file.filename, "type": kind, "data": data} for file, data in self.files]
+        }
+        if not (answer["images"] or texts):
+            answer["status"] = "success_no_images"
+        return answer | ({"texts": texts} if texts else {}) | ({"errors": self.errors} if self.errors else {})
