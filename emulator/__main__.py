@@ -9,10 +9,10 @@ import sys
 
 import uvicorn
 
-from emulator.adapter import INTERRUPT_S, Door
+from emulator.adapter import INTERRUPT_S, Adapter
 from emulator.app import create_app
-from emulator.http.header_timeout import Patience
-from emulator.http.listener import listening
+from emulator.http.header_timeout import HeaderTimeoutProtocol
+from emulator.http.listener import listen
 from handler import Settings, logs
 from handler.graphs.workflows import BadWorkflow
 from handler.settings import BadSettings
@@ -30,7 +30,7 @@ def main() -> int:
         settings = Settings.from_environ()
         logs.configure(settings.log_level)
         app = create_app(settings, on_warm=lambda: _warm(url), on_end=lambda: _stop(server))
-        listener = listening(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except (BadSettings, BadWorkflow) as exc:
         print(f"cannot start: {exc}", file=sys.stderr)
         return 1
@@ -40,7 +40,7 @@ def main() -> int:
     url = f"http://localhost:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         app,
-        http=Patience,
+        http=HeaderTimeoutProtocol,
         log_config=None,
         access_log=settings.log_level in ("trace", "debug"),
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -63,7 +63,7 @@ def main() -> int:
 class _Server(uvicorn.Server):
     """Tells the door of the shutdown at its beginning; the lifespan's end comes when no request is left."""
 
-    def __init__(self, config: uvicorn.Config, door: Door) -> None:
+    def __init__(self, config: uvicorn.Config, door: Adapter) -> None:
         super().__init__(config)
         self._door = door
 

@@ -15,8 +15,8 @@ from emulator.http.threads import Kinds
 from emulator.salad import DeletionCost
 from handler import (
     HandlerError,
-    Host,
     Job,
+    Lifecycle,
     Made,
     NeedsDownload,
     Result,
@@ -41,13 +41,13 @@ INTERRUPT_S = 15
 _POLL_INTERVAL_S = 0.05
 
 
-class Door:
+class Adapter:
     """What the routes need. `on_warm` and `on_end` are told when it is ready, and when it is over by itself."""
 
     def __init__(
         self, settings: Settings, on_warm: Callable[[], None] = lambda: None, on_end: Callable[[], None] = lambda: None
     ) -> None:
-        self.host = Host(settings, on_exit=self._comfyui_ended)
+        self.host = Lifecycle(settings, on_exit=self._comfyui_ended)
         salad = settings.salad_metadata_url if settings.on_salad else None
         self._deletion_cost = DeletionCost(salad) if salad else None
         self.exit_code = 0

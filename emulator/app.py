@@ -8,9 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from emulator.adapter import Door
+from emulator.adapter import Adapter
 from emulator.http import errors
-from emulator.http.api_keys import ApiKeys
+from emulator.http.api_keys import ApiKeyMiddleware
 from emulator.routes import deepinfra, docs, probes, prompts
 from emulator.routes.downloads import Downloads
 from emulator.routes.metrics import Metrics
@@ -25,7 +25,7 @@ def create_app(
     `on_warm` is called once it can take prompts, `on_end` when it is over by itself: then `state.door.exit_code` says how.
     Raises BadSettings or BadWorkflow.
     """
-    door = Door(settings, on_warm, on_end)
+    door = Adapter(settings, on_warm, on_end)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -55,7 +55,7 @@ def create_app(
             HTTPException: errors.http_error,
             Exception: errors.bug,
         },
-        middleware=[Middleware(ApiKeys, settings=settings)],
+        middleware=[Middleware(ApiKeyMiddleware, settings=settings)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -3,7 +3,7 @@
 from handler.errors import HandlerError
 from handler.jobs.job import Job
 from handler.jobs.prepare import NeedsDownload
-from handler.lifecycle import Host, handler
+from handler.lifecycle import Lifecycle, handler
 from handler.pipeline import Made, accepted, deliver, execute, prepare, produce
 from handler.schemas.result import Result
 from handler.service import Service
@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HandlerError",
-    "Host",
     "Job",
+    "Lifecycle",
     "Made",
     "NeedsDownload",
     "Result",

@@ -11,7 +11,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextlib.contextmanager
-def written(what: str) -> Iterator[None]:
+def writing(what: str) -> Iterator[None]:
     """Raise DiskFull when there is no room for what the block writes, HandlerError when it cannot be written otherwise."""
     try:
         yield

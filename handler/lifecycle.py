@@ -9,11 +9,11 @@ from typing import Any
 
 from handler import pipeline
 from handler.comfyui import stale_process
-from handler.comfyui.admission import Line
+from handler.comfyui.admission import Admission
 from handler.comfyui.process import ComfyProcess
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError, ServerStopped
 from handler.manifest import install
-from handler.manifest.schema import loaded
+from handler.manifest.schema import load_manifest
 from handler.models import search
 from handler.service import Service
 from handler.settings import BadSettings, Settings
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _GUARD_INTERVAL_S = 5.0
 
 
-class Host:
+class Lifecycle:
     """What a door has: a Service, and the ComfyUI process where it is ours.
 
     `warm` says that the warm-up has been run once, `ready` that it has been run on the ComfyUI that is there now.
@@ -33,7 +33,7 @@ class Host:
 
     def __init__(self, settings: Settings, on_exit: Callable[[int], None] = lambda _: None) -> None:
         self.service = Service.of(settings)
-        loaded(settings)
+        load_manifest(settings)
         self.process = ComfyProcess(
             settings, on_end=self._line.pause, on_exit=self._gave_up, on_restart=self._restarted
         )
@@ -51,7 +51,7 @@ class Host:
         return self.warm and self._line.is_open
 
     @property
-    def _line(self) -> Line:
+    def _line(self) -> Admission:
         return self.service.comfy.line
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class Host:
     def _launch(self) -> None:
         comfy, settings = self.service.comfy, self.service.settings
         if settings.starts_comfyui:
-            stale_process.end(settings)
+            stale_process.end_stale_process(settings)
             if comfy.alive():
                 logger.warning("a ComfyUI answers at %s already and is used; none is started", comfy.url)
                 return
@@ -109,13 +109,13 @@ class Host:
 
     def _bring_up(self) -> None:
         """Warm up the ComfyUI that has just been started, and let prompts in. Raises ComfyCrashed if it ends meanwhile."""
-        breaks = self._line.breaks
+        breaks = self._line.generation
         try:
             self.process.wait(self.service.comfy)
             self._answered = breaks
             self._warm_up()
         except HandlerError as exc:
-            if self._line.breaks != breaks and not isinstance(exc, ComfyCrashed):
+            if self._line.generation != breaks and not isinstance(exc, ComfyCrashed):
                 raise ComfyCrashed("ComfyUI ended while it started.") from exc
             raise
         self.warm = not self._stopped.is_set()
@@ -147,7 +147,7 @@ class Host:
         """Kill a ComfyUI that lives and answers nothing any more: its end is something that can be dealt with."""
         comfy, limit = self.service.comfy, self.service.settings.comfyui_hang_timeout_s
         while limit and not self._stopped.wait(min(_GUARD_INTERVAL_S, limit / 4)):
-            if self._answered == comfy.line.breaks and not comfy.alive() and comfy.silent_s >= limit:
+            if self._answered == comfy.line.generation and not comfy.alive() and comfy.silent_s >= limit:
                 logger.error("ComfyUI has answered nothing for %g s (COMFYUI_HANG_TIMEOUT_S) and is killed", limit)
                 self._answered = None
                 self.process.kill()
@@ -180,13 +180,13 @@ def handler(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _lock = threading.Lock()
-_hosts: list[Host] = []
+_hosts: list[Lifecycle] = []
 
 
-def _default() -> Host:
+def _default() -> Lifecycle:
     with _lock:
         if not _hosts:
-            host = Host(Settings.from_environ())
+            host = Lifecycle(Settings.from_environ())
             host.start()
             atexit.register(host.stop)
             _hosts.append(host)

@@ -50,7 +50,7 @@ def prepare(event: Mapping[str, Any], service: Service, ticket: Ticket | None = 
     request = parse_event(event)
     ticket.request_id = request.id
     ticket.check()
-    store = runpod_bucket.chosen(event, request.id, service.settings)
+    store = runpod_bucket.choose_bucket(event, request.id, service.settings)
     fields, prompt = rewrite.expanded(request, service)
     attempt = secrets.token_hex(8)
     seconds = min(request.timeout_s or service.settings.prompt_timeout_s, service.settings.prompt_timeout_s)
@@ -172,7 +172,7 @@ def _extra_data(job: Job, service: Service) -> dict[str, str]:
 
 
 def _outputs(job: Job, execution: Execution, service: Service) -> list[outputs.Output]:
-    found = outputs.read(
+    found = outputs.read_outputs(
         execution.entry["outputs"],
         job.graph,
         service.comfy,
@@ -180,7 +180,7 @@ def _outputs(job: Job, execution: Execution, service: Service) -> list[outputs.O
         folder=job.attempt,
     )
     target = job.request.target
-    return outputs.converted(found, target) if target else found
+    return outputs.convert_outputs(found, target) if target else found
 
 
 def _clean(job: Job, service: Service, *, keep_outputs: bool) -> None:

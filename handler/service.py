@@ -10,17 +10,17 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from handler import storage
-from handler.comfyui.client import Comfy
+from handler.comfyui.client import ComfyClient
 from handler.errors import HandlerError
 from handler.graphs import workflows
 from handler.graphs.graph import Graph
 from handler.graphs.workflows import Workflow
-from handler.models.cache import Models
-from handler.models.search import Whereabouts
+from handler.models.cache import ModelCache
+from handler.models.search import ModelSearch
 from handler.settings import BadSettings, Settings
 from handler.storage import runpod_bucket
 from handler.urls import redact_url
-from handler.webhooks.queue import Outbox
+from handler.webhooks.queue import WebhookQueue
 from handler.webhooks.system_events import SystemEvents
 
 logger = logging.getLogger(__name__)
@@ -37,32 +37,32 @@ class Service:
     """
 
     settings: Settings
-    comfy: Comfy
+    comfy: ComfyClient
     workflows: Mapping[str, Workflow]
     warmup_prompt: Graph | None
-    outbox: Outbox
+    outbox: WebhookQueue
     events: SystemEvents
-    models: Models
+    models: ModelCache
 
     @classmethod
     def of(cls, settings: Settings) -> "Service":
         """Raises BadSettings or BadWorkflow, each with one line that names what is wrong."""
-        runpod_bucket.check(settings)
-        comfy = Comfy(
+        runpod_bucket.check_settings(settings)
+        comfy = ComfyClient(
             settings.comfy_url,
             inflight=settings.comfyui_inflight,
             patience_s=settings.comfyui_hang_timeout_s or math.inf,
-            whereabouts=Whereabouts(settings),
+            whereabouts=ModelSearch(settings),
         )
         events = SystemEvents(settings)
         return cls(
             settings=settings,
             comfy=comfy,
-            workflows=workflows.loaded(settings.workflow_dir),
+            workflows=workflows.load_workflows(settings.workflow_dir),
             warmup_prompt=_warmup_prompt(settings),
-            outbox=Outbox(settings),
+            outbox=WebhookQueue(settings),
             events=events,
-            models=Models(settings, comfy.model_folders, events.emit),
+            models=ModelCache(settings, comfy.model_folders, events.emit),
         )
 
     def start(self) -> None:
@@ -95,7 +95,7 @@ def _warmup_prompt(settings: Settings) -> Graph | None:
         trusted = settings.model_copy(update={"allow_private_urls": True})
         file = io.BytesIO()
         try:
-            storage.chosen(settings.warmup_prompt_url, trusted).fetch(
+            storage.store_for_url(settings.warmup_prompt_url, trusted).fetch(
                 settings.warmup_prompt_url, file, auth=None, max_bytes=_MAX_GRAPH, timeout_s=settings.input_timeout_s
             )
         except HandlerError as exc:

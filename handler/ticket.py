@@ -25,7 +25,7 @@ class Ticket:
         self.prompt_id = str(uuid4())
         self.urgent = urgent
         self.request_id: str | None = None
-        self.turn_came = False
+        self.admitted = False
         self._lock = threading.Lock()
         self._reason: HandlerError | None = None
         self._settled = False

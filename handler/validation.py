@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _MOST_FAULTS = 20
 
 
-def validated(
+def validate(
     model: type[Model],
     given: Any,
     *,

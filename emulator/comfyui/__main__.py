@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from emulator.comfyui.server.app import create_app
-from emulator.http.listener import listening
+from emulator.http.listener import listen
 
 # ComfyUI closes a socket that sends more than this in one message
 MAX_INBOUND = 4 * 1024 * 1024
@@ -51,7 +51,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     # without Python's own handler a signal needs nobody's cooperation
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    listener = listening(options.host, options.port)
+    listener = listen(options.host, options.port)
     port = listener.getsockname()[1]
     base = options.base_dir or Path(tempfile.gettempdir()) / f"comfyui-stand-in-{port}"
     config = uvicorn.Config(

@@ -5,14 +5,14 @@ from hmac import compare_digest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from emulator.http.errors import Unauthorized, answer
+from emulator.http.errors import Unauthorized, error_response
 from handler import Settings
 
 # Platforms ask these without a key.
 _OPEN = ("/health", "/ready", "/metrics")
 
 
-class ApiKeys:
+class ApiKeyMiddleware:
     """Lets a request through that shows one of the keys, as `Salad-Api-Key` or as a bearer token; the probes stay open."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -28,7 +28,7 @@ class ApiKeys:
             await self._app(scope, receive, send)
             return
         error = Unauthorized("This server needs an API key, as Salad-Api-Key or as Authorization: Bearer.")
-        await answer(401, error.answer())(scope, receive, send)
+        await error_response(401, error.answer())(scope, receive, send)
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")

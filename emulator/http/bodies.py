@@ -30,19 +30,19 @@ _UNQUOTING = threading.Lock()
 _QUOTED = (1, "A url-encoded form has at most 1 MB; send JSON or a multipart form instead.")
 
 
-async def json_body(request: Request, settings: Settings) -> bytes:
+async def read_json_body(request: Request, settings: Settings) -> bytes:
     """The body of a JSON request. Raises TooLarge as soon as that is known, BodyTimeout, and UnsupportedMediaType."""
     kind = media_type(request)
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"The Content-Type must be application/json; it is {kind or 'none'}.")
-    return await bounded_body(request, settings)
+    return await read_body(request, settings)
 
 
-async def form_body(request: Request, settings: Settings) -> dict[str, str | bytes]:
+async def read_form(request: Request, settings: Settings) -> dict[str, str | bytes]:
     """The fields of a form, files as bytes. Raises TooLarge, BodyTimeout, and BadRequest for what is no form."""
     if media_type(request) == "application/x-www-form-urlencoded":
         return await to_thread.run_sync(_unquoted, await _whole(request, settings, *_QUOTED))
-    body, at = await bounded_body(request, settings), 0
+    body, at = await read_body(request, settings), 0
 
     async def slices() -> Message:
         nonlocal at
@@ -74,7 +74,7 @@ async def _field(name: str, value: str | UploadFile) -> str | bytes:
     return value if isinstance(value, str) else await value.read()
 
 
-async def bounded_body(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings) -> bytes:
     """A body of any kind. Raises TooLarge, or BodyTimeout."""
     max_mb = settings.max_body_size_mb
     return await _whole(request, settings, max_mb, f"The request body is larger than {max_mb:g} MB (MAX_BODY_SIZE_MB).")
@@ -104,7 +104,7 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def parsed_json(body: bytes) -> Mapping[str, Any]:
+def parse_json(body: bytes) -> Mapping[str, Any]:
     """The JSON object that a body holds. Raises BadRequest."""
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise BadRequest(f"The body has more than {_MOST_VALUES:,} values.")

@@ -69,7 +69,7 @@ async def handler_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HandlerError)
     status = next(_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS)
     logger.info("%s %s: %d %s: %s", request.method, request.url.path, status, exc.code, exc.message)
-    response = answer(status, exc.answer())
+    response = error_response(status, exc.answer())
     if isinstance(exc, QueueFull | errors.ComfyUnreachable):
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     return response
@@ -80,14 +80,14 @@ async def http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     if exc.status_code in (404, 405):
         path = request.url.path
-        return answer(404, NotFound(f"Route {request.method}:{path} not found").answer())
-    return answer(exc.status_code, {"code": HandlerError.code, "error": str(exc.detail)})
+        return error_response(404, NotFound(f"Route {request.method}:{path} not found").answer())
+    return error_response(exc.status_code, {"code": HandlerError.code, "error": str(exc.detail)})
 
 
 async def bug(_request: Request, _exc: Exception) -> Response:
     """Anything else is a bug: the traceback goes to the log (Starlette raises it again), none of it to the caller."""
-    return answer(500, {"code": HandlerError.code, "error": "Internal error; the server's log says more."})
+    return error_response(500, {"code": HandlerError.code, "error": "Internal error; the server's log says more."})
 
 
-def answer(status: int, body: dict[str, Any]) -> Response:
+def error_response(status: int, body: dict[str, Any]) -> Response:
     return JsonResponse({"statusCode": status, **body}, status)

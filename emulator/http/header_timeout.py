@@ -7,7 +7,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Patience(HttpToolsProtocol):
+class HeaderTimeoutProtocol(HttpToolsProtocol):
     """A connection that is closed when a head takes longer, the first one or one after another request."""
 
     head_timeout_s = 30.0

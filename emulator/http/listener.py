@@ -5,7 +5,7 @@ import socket
 _BACKLOG = 2048
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A TCP socket that listens; "::" answers IPv4 as well, and means IPv4 where there is no IPv6. Raises OSError."""
     dual = host == "::" and socket.has_dualstack_ipv6()
     address = "0.0.0.0" if host == "::" and not dual else host

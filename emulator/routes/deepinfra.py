@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from emulator.adapter import Door
-from emulator.http.bodies import form_body, json_body, media_type, parsed_json
+from emulator.adapter import Adapter
+from emulator.http.bodies import media_type, parse_json, read_form, read_json_body
 from emulator.http.responses import JsonResponse
 from emulator.routes.prompts import cancelled_on_disconnect
 from handler import HandlerError, Job, Result, Service, Settings
@@ -20,7 +20,7 @@ from handler.graphs import workflows
 from handler.net import guard
 from handler.schemas.request import webhook_url
 from handler.schemas.result import encoded
-from handler.validation import validated
+from handler.validation import validate
 from handler.webhooks.message import Delivery
 
 ROUTE = "/v1/inference/black-forest-labs/FLUX-1-schnell"
@@ -81,7 +81,7 @@ def offered(service: Service) -> bool:
 
 async def infer(request: Request) -> Response:
     """Draw a picture."""
-    door: Door = request.app.state.door
+    door: Adapter = request.app.state.door
     began = time.monotonic()
     wish = await door.while_open(_wish(request, door.service.settings))
     seed = random.randrange(1 << 32) if wish.seed is None else wish.seed
@@ -113,12 +113,12 @@ async def infer(request: Request) -> Response:
 
 async def _wish(request: Request, settings: Settings) -> InferenceRequest:
     if media_type(request) not in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        return validated(InferenceRequest, parsed_json(await json_body(request, settings)))
-    fields = await form_body(request, settings)
+        return validate(InferenceRequest, parse_json(await read_json_body(request, settings)))
+    fields = await read_form(request, settings)
     texts = {
         name: value if isinstance(value, str) else _text(name, value) for name, value in fields.items() if value != ""
     }
-    return validated(InferenceRequest, texts, strict=False)
+    return validate(InferenceRequest, texts, strict=False)
 
 
 def _text(name: str, content: bytes) -> str:
@@ -128,7 +128,7 @@ def _text(name: str, content: bytes) -> str:
 
 def _event(wish: InferenceRequest, seed: int, service: Service) -> dict[str, Any]:
     if wish.webhook:
-        guard.check(wish.webhook, allow_private=service.settings.allow_private_urls)
+        guard.check_url(wish.webhook, allow_private=service.settings.allow_private_urls)
     return {"input": {"prompt": _graph(wish, seed, service)}}
 
 

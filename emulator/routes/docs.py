@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from emulator.adapter import Door
+from emulator.adapter import Adapter
 from emulator.http.responses import JsonResponse
 from emulator.routes import openapi
 
@@ -76,5 +76,5 @@ async def as_yaml(request: Request) -> Response:
 
 async def _document(request: Request) -> dict[str, Any]:
     """Made anew each time: the names of models and samplers are ComfyUI's of now."""
-    door: Door = request.app.state.door
-    return await door.ask(lambda: openapi.document(door.service))
+    door: Adapter = request.app.state.door
+    return await door.ask(lambda: openapi.openapi_document(door.service))

@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from emulator.adapter import Door
-from emulator.http.bodies import json_body, parsed_json
+from emulator.adapter import Adapter
+from emulator.http.bodies import parse_json, read_json_body
 from emulator.http.responses import JsonResponse
 from handler import HandlerError, storage
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.schemas.credentials import Auth
 from handler.threads import begun
 from handler.urls import MAX_URL_LENGTH, redact_url
-from handler.validation import validated
+from handler.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,9 @@ class Downloads:
 
     async def download(self, request: Request) -> Response:
         """Fetch a model into a model folder."""
-        door: Door = request.app.state.door
-        body = parsed_json(await door.while_open(json_body(request, door.service.settings)))
-        wanted = validated(DownloadRequest, body)
+        door: Adapter = request.app.state.door
+        body = parse_json(await door.while_open(read_json_body(request, door.service.settings)))
+        wanted = validate(DownloadRequest, body)
         answer = await _done(lambda: _checked(wanted, door), self._looked_at)
         if wanted.wait:
             work = _done(lambda: _downloaded(wanted, door.service.models), self._awaited)
@@ -81,7 +81,7 @@ class Downloads:
         task.add_done_callback(self._tasks.discard)
         return JsonResponse({**answer, "status": "started"}, 202)
 
-    async def _finish_unseen(self, wanted: DownloadRequest, models: Models) -> None:
+    async def _finish_unseen(self, wanted: DownloadRequest, models: ModelCache) -> None:
         try:
             await _done(lambda: _downloaded(wanted, models), self._unseen)
         except HandlerError as exc:
@@ -90,21 +90,21 @@ class Downloads:
             logger.exception("%s could not be downloaded: a bug", redact_url(wanted.url))
 
 
-def _checked(wanted: DownloadRequest, door: Door) -> dict[str, Any]:
+def _checked(wanted: DownloadRequest, door: Adapter) -> dict[str, Any]:
     """What the answer says in any case. Raises what can be known to be the caller's fault before the transfer."""
-    storage.chosen(wanted.url, door.service.settings).check_url(wanted.url, wanted.auth)
+    storage.store_for_url(wanted.url, door.service.settings).check_url(wanted.url, wanted.auth)
     door.service.models.folder(wanted.model_type)
     name = _name(wanted, door.service.models)
     return {"url": redact_url(wanted.url), "model_type": wanted.model_type, "filename": name}
 
 
-def _name(wanted: DownloadRequest, models: Models) -> str:
+def _name(wanted: DownloadRequest, models: ModelCache) -> str:
     return models.name(wanted.url, wanted.filename or None)
 
 
-def _downloaded(wanted: DownloadRequest, models: Models) -> dict[str, Any]:
+def _downloaded(wanted: DownloadRequest, models: ModelCache) -> dict[str, Any]:
     began = time.monotonic()
-    path, size = models.downloaded(
+    path, size = models.download(
         wanted.url, wanted.model_type, filename=wanted.filename or None, auth=wanted.auth, sha256=wanted.sha256
     )
     duration = round(time.monotonic() - began, 3)

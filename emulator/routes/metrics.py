@@ -4,7 +4,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.requests import Request
 from starlette.responses import Response
 
-from emulator.adapter import Door
+from emulator.adapter import Adapter
 from handler import HandlerError, Result
 
 _BUCKETS_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
@@ -13,7 +13,7 @@ _BUCKETS_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 class Metrics:
     """The figures of one server, and the endpoint that shows them."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Adapter) -> None:
         self._registry = CollectorRegistry()
         depth = Gauge("comfyui_handler_queue_depth", "Jobs that wait or run.", registry=self._registry)
         depth.set_function(lambda: door.pending)

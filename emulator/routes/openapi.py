@@ -67,7 +67,7 @@ class Interrupted(BaseModel):
 Json = dict[str, Any]
 
 
-def document(service: Service) -> Json:
+def openapi_document(service: Service) -> Json:
     """The OpenAPI 3.1 document of all routes. Lists of ComfyUI's are left open while it does not answer."""
     models: list[type[BaseModel]] = [PromptRequest, InterruptRequest, DownloadRequest, InferenceRequest]
     _, requests = models_json_schema([(model, "validation") for model in models], by_alias=True, ref_template=_REF)

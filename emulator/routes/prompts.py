@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from emulator.adapter import Door
-from emulator.http.bodies import json_body, parsed_json
+from emulator.adapter import Adapter
+from emulator.http.bodies import parse_json, read_json_body
 from emulator.http.responses import JsonResponse
 from handler import Job, accepted
-from handler.validation import validated
+from handler.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def workflow(route: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _answer(request: Request, route: str | None) -> Response:
-    door: Door = request.app.state.door
-    body = await door.while_open(json_body(request, door.service.settings))
+    door: Adapter = request.app.state.door
+    body = await door.while_open(read_json_body(request, door.service.settings))
     job = await door.admit(lambda: _event(body, route))
     if job.request.deferred:
         door.finish_later(job)
@@ -48,7 +48,7 @@ async def _answer(request: Request, route: str | None) -> Response:
 @asynccontextmanager
 async def cancelled_on_disconnect(request: Request, job: Job) -> AsyncIterator[None]:
     """With CANCEL_ON_DISCONNECT: end a job whose client goes away while it waits for the answer. The body must have been read."""
-    door: Door = request.app.state.door
+    door: Adapter = request.app.state.door
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -66,7 +66,7 @@ async def cancelled_on_disconnect(request: Request, job: Job) -> AsyncIterator[N
 
 def _event(body: bytes, route: str | None) -> dict[str, Any]:
     """The route says which dialect it is; the other one's field is unknown here, and ignored like any unknown field."""
-    given = parsed_json(body)
+    given = parse_json(body)
     if route is None:
         return {"input": {name: value for name, value in given.items() if name != "workflow"}}
     return {"input": {name: value for name, value in given.items() if name != "prompt"} | {"workflow": route}}
@@ -80,9 +80,9 @@ class InterruptRequest(BaseModel):
 
 async def interrupt(request: Request) -> Response:
     """End a prompt that waits or runs."""
-    door: Door = request.app.state.door
-    given = parsed_json(await door.while_open(json_body(request, door.service.settings)))
-    request_id = validated(InterruptRequest, given).id
+    door: Adapter = request.app.state.door
+    given = parse_json(await door.while_open(read_json_body(request, door.service.settings)))
+    request_id = validate(InterruptRequest, given).id
     was = await door.interrupt(request_id)
     if was is None:
         return JsonResponse({"id": request_id, "interrupted": "failed"}, 404)

@@ -11,7 +11,7 @@ from handler.errors import HandlerError, PromptTimeout
 from handler.ticket import Ticket
 
 
-class Line:
+class Admission:
     """A queue before ComfyUI's own, which is kept short: a crash takes few prompts, and a waiting one can be cancelled.
 
     It is paused while there is no ComfyUI to run prompts: nobody's turn comes then but that of urgent ones. `breaks` counts how
@@ -19,7 +19,7 @@ class Line:
     """
 
     def __init__(self, inside: int) -> None:
-        self.breaks = 0
+        self.generation = 0
         self._room = inside
         self._changed = threading.Condition()
         # In order of arrival: one whose inputs took long is not behind those that came after it.
@@ -74,9 +74,9 @@ class Line:
                 raise PromptTimeout("The prompt's time was over before its turn came.")
             self._waiting.remove(ticket)
             self._inside.append(ticket)
-            ticket.turn_came = True
+            ticket.admitted = True
             self._entering = ticket
-            return self.breaks
+            return self.generation
 
     def entered(self, ticket: Ticket) -> None:
         """Its prompt is in ComfyUI's queue: the next one may follow."""
@@ -97,19 +97,19 @@ class Line:
             if not ticket.cancel(reason):
                 return None
             self._changed.notify_all()
-            return "running" if ticket.turn_came else "queued"
+            return "running" if ticket.admitted else "queued"
 
     def pause(self) -> None:
         """ComfyUI is gone, and with it what was inside."""
         with self._changed:
-            self.breaks += 1
+            self.generation += 1
             self._paused = True
             self._changed.notify_all()
 
     def resume(self, breaks: int) -> bool:
         """Go on, unless ComfyUI has gone once more since `breaks` was what it says here."""
         with self._changed:
-            if self.breaks == breaks:
+            if self.generation == breaks:
                 self._paused = False
                 self._changed.notify_all()
             return self.is_open

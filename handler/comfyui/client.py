@@ -12,10 +12,10 @@ from urllib.parse import quote
 import requests
 
 from handler.comfyui import errors
-from handler.comfyui.admission import Line
+from handler.comfyui.admission import Admission
 from handler.comfyui.http import ComfyHttp
 from handler.comfyui.queue import ComfyQueue
-from handler.comfyui.websocket import Message, Watch
+from handler.comfyui.websocket import Message, PromptListener
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError
 from handler.graphs.graph import Graph
 from handler.graphs.node_classes import NodeClass, node_class
@@ -35,7 +35,7 @@ class Execution:
     node_ended: Mapping[str, int]
 
 
-class Comfy:
+class ComfyClient:
     """A conversation with one ComfyUI. Safe to use from many threads.
 
     Prompts in a ComfyUI that has not answered for `patience_s` are given up; who looks after it knows earlier, and tells the
@@ -46,7 +46,7 @@ class Comfy:
         self, url: str, *, inflight: int = 2, patience_s: float = 60, whereabouts: Callable[..., str] = lambda *_: ""
     ) -> None:
         self.url = url
-        self.line = Line(inflight)
+        self.line = Admission(inflight)
         self.patience_s = patience_s
         self._whereabouts = whereabouts
         self._http = ComfyHttp(url)
@@ -93,7 +93,7 @@ class Comfy:
         if fresh or key not in self._options:
             declared = self.info(class_type).get("input") or {}
             spec = next((group[name] for group in declared.values() if name in group), None)
-            self._options[key] = errors.options(spec) if spec else []
+            self._options[key] = errors.list_options(spec) if spec else []
         return self._options[key]
 
     def model_folders(self) -> list[str]:
@@ -178,7 +178,7 @@ class Comfy:
         with errors.worded(graph, self.options, sought), self.line.turn(ticket, deadline) as breaks:
             on_turn()
             # Listen first: a cached graph finishes before POST /prompt answers.
-            with closing(Watch(self.url, ticket.prompt_id, on_message)) as watch:
+            with closing(PromptListener(self.url, ticket.prompt_id, on_message)) as watch:
                 try:
                     self._queue.put(graph, ticket.prompt_id, watch, extra_data)
                     self.line.entered(ticket)

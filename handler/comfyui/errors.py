@@ -8,7 +8,7 @@ from typing import Any
 
 from handler.choices import Ask
 from handler.errors import GpuLost, OutOfMemory, PromptFailed, PromptInterrupted, PromptRejected
-from handler.graphs.graph import Graph, named
+from handler.graphs.graph import Graph, describe_node
 
 # torch's class moved from torch.cuda to torch in 2.5; ComfyUI reports the full name.
 _OUT_OF_MEMORY = {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError"}
@@ -21,7 +21,7 @@ _NEAREST = 3
 _LONGEST_NAME = 1000
 
 
-def options(spec: list[Any]) -> list[str]:
+def list_options(spec: list[Any]) -> list[str]:
     """The values of a declared list input, in both of ComfyUI's notations: [[...], {}] and ["COMBO", {"options": [...]}]."""
     values = spec[0] if isinstance(spec[0], list) else (spec[1] if len(spec) > 1 else {}).get("options") or []
     return [str(value) for value in values]
@@ -31,7 +31,7 @@ Sought = Callable[[str, str, str], str]
 """Of a node class, an input and a model's name: where it was looked for, as the rest of a sentence; "" for another input."""
 
 
-class Refused(Exception):
+class PromptRefused(Exception):
     """ComfyUI's answer to a prompt that it does not run: a 400 of POST /prompt, or a 200 with node_errors."""
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def worded(graph: Graph, ask: Ask, sought: Sought) -> Iterator[None]:
     """Raise PromptRejected for what is Refused inside."""
     try:
         yield
-    except Refused as exc:
+    except PromptRefused as exc:
         raise _rejected(exc.answer, graph, ask, sought) from exc
 
 
@@ -76,7 +76,7 @@ def _failed(facts: Mapping[str, Any], graph: Graph) -> PromptFailed:
     node_id, exception = str(facts["node_id"]), str(facts["exception_type"])
     text = str(facts["exception_message"]).strip()
     kind = _kind(exception, text)
-    sentence = f"{named(node_id, graph.get(node_id))} failed: {exception}: {text}"
+    sentence = f"{describe_node(node_id, graph.get(node_id))} failed: {exception}: {text}"
     return kind(
         sentence[0].upper() + sentence[1:],
         node_id=node_id,
@@ -115,12 +115,12 @@ def _without_details(error: Mapping[str, Any]) -> PromptRejected:
 
 def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought) -> str:
     node, extra = graph.get(node_id), error["extra_info"]
-    where, name = named(node_id, node), extra.get("input_name")
+    where, name = describe_node(node_id, node), extra.get("input_name")
     where = where[0].upper() + where[1:]
     match error["type"]:
         case "value_not_in_list":
             known = (
-                options(extra["input_config"])
+                list_options(extra["input_config"])
                 if extra.get("input_config")
                 else ask(node["class_type"], name)
                 if node

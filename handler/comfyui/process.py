@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from handler.comfyui import stale_process
-from handler.comfyui.client import Comfy
+from handler.comfyui.client import ComfyClient
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable
 from handler.models import folders
 from handler.settings import Settings
@@ -61,7 +61,7 @@ class ComfyProcess:
             self._watcher.start()
 
     def _launched(self) -> "subprocess.Popen[str]":
-        command = [*_command(self._settings), *folders.options(self._settings)]
+        command = [*_command(self._settings), *folders.command_line(self._settings)]
         logger.info("starting ComfyUI: %s", shlex.join(command))
         try:
             child = subprocess.Popen(
@@ -76,10 +76,10 @@ class ComfyProcess:
             )
         except OSError as exc:
             raise ComfyError(f"CMD cannot be launched: {command[0]}: {exc.strerror}.") from exc
-        stale_process.note(self._settings, child.pid)
+        stale_process.record_process(self._settings, child.pid)
         return child
 
-    def wait(self, comfy: Comfy) -> None:
+    def wait(self, comfy: ComfyClient) -> None:
         """Return once the ComfyUI that has been launched last answers.
 
         Raises ComfyCrashed when it exits first, ComfyUnreachable when it takes too long.
@@ -116,7 +116,7 @@ class ComfyProcess:
             child.wait()
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join(_STOP_GRACE_S)
-        stale_process.forget(self._settings)
+        stale_process.forget_process(self._settings)
 
     def _watch(self) -> None:
         """Follow one child after the other to its end."""

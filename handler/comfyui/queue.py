@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import requests
 
-from handler.comfyui.admission import Line
-from handler.comfyui.errors import Refused
+from handler.comfyui.admission import Admission
+from handler.comfyui.errors import PromptRefused
 from handler.comfyui.http import ComfyHttp, parsed
-from handler.comfyui.websocket import Watch
+from handler.comfyui.websocket import PromptListener
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, PromptTimeout
 from handler.graphs.graph import Graph
 from handler.ticket import Ticket
@@ -33,7 +33,7 @@ _TAKE_BACK_S = 8.0
 class ComfyQueue:
     """The prompts that are inside ComfyUI. Safe to use from many threads."""
 
-    def __init__(self, http: ComfyHttp, line: Line, patience_s: Callable[[], float]) -> None:
+    def __init__(self, http: ComfyHttp, line: Admission, patience_s: Callable[[], float]) -> None:
         self._patience_s = patience_s
         self._http = http
         self._line = line
@@ -44,7 +44,7 @@ class ComfyQueue:
         """How many prompts wait or run in it, whoever put them there."""
         return int(self._http.json("/prompt", timeout_s=_PROBE_TIMEOUT_S)["exec_info"]["queue_remaining"])
 
-    def put(self, graph: Graph, prompt_id: str, watch: Watch, extra_data: Mapping[str, Any]) -> None:
+    def put(self, graph: Graph, prompt_id: str, watch: PromptListener, extra_data: Mapping[str, Any]) -> None:
         """Raises Refused, or ComfyError. Without an answer it may be in the queue or not: `end` finds out."""
         body = {"prompt": graph, "client_id": watch.client_id, "prompt_id": prompt_id}
         if extra_data:
@@ -60,9 +60,9 @@ class ComfyQueue:
         # Also when it said 200: it would run the valid outputs only, and call that a success.
         told = parsed(answer, "the prompt")
         if not answer.ok or told.get("node_errors"):
-            raise Refused(told)
+            raise PromptRefused(told)
 
-    def end(self, ticket: Ticket, watch: Watch, deadline: float, breaks: int) -> Mapping[str, Any]:
+    def end(self, ticket: Ticket, watch: PromptListener, deadline: float, breaks: int) -> Mapping[str, Any]:
         """Wait for the history entry, which alone says how a prompt ended; the websocket says when to look.
 
         A ComfyUI that does not answer may be busy: the wait goes on until there is news of it, or the patience is over.
@@ -70,7 +70,7 @@ class ComfyQueue:
         missing_since: float | None = None
         while True:
             ticket.check()
-            if self._line.breaks != breaks:
+            if self._line.generation != breaks:
                 raise ComfyCrashed("ComfyUI ended while the prompt was in it.")
             if time.monotonic() > deadline:
                 raise PromptTimeout("The prompt took longer than its time limit.")
@@ -109,7 +109,7 @@ class ComfyQueue:
         Even one that was refused: what ComfyUI answers with a 500, or with errors of some nodes, it may run all the same.
         """
         end = time.monotonic() + _TAKE_BACK_S
-        while self._line.breaks == breaks and not self._line.is_over:
+        while self._line.generation == breaks and not self._line.is_over:
             try:
                 self.drop(prompt_id)
                 if not self._holds(prompt_id):

@@ -40,7 +40,7 @@ class _Process(NamedTuple):
         return self.of(self.pid) == self
 
 
-def note(settings: Settings, pid: int) -> None:
+def record_process(settings: Settings, pid: int) -> None:
     """Remember which ComfyUI is this server's, as long as it runs."""
     comfyui, server = _Process.of(pid), _Process.of(os.getpid())
     try:
@@ -51,13 +51,13 @@ def note(settings: Settings, pid: int) -> None:
         logger.warning("if this server is killed its ComfyUI stays: CACHE_DIR cannot be written: %s", exc.strerror)
 
 
-def forget(settings: Settings) -> None:
+def forget_process(settings: Settings) -> None:
     """It has been ended."""
     with suppress(OSError):
         _file(settings).unlink(missing_ok=True)
 
 
-def end(settings: Settings) -> None:
+def end_stale_process(settings: Settings) -> None:
     """End the ComfyUI of a server that is no more, with all of its process group. Another's is left alone."""
     try:
         noted = json.loads(_file(settings).read_text())
@@ -72,7 +72,7 @@ def end(settings: Settings) -> None:
     deadline = time.monotonic() + _GONE_S
     while comfyui.lives() and time.monotonic() < deadline:
         time.sleep(_POLL_INTERVAL_S)
-    forget(settings)
+    forget_process(settings)
 
 
 def _file(settings: Settings) -> Path:

@@ -23,7 +23,7 @@ _RECONNECT_INTERVAL_S = 0.25
 _RECONNECT_TIMEOUT_S = 1
 
 
-class Watch:
+class PromptListener:
     """One prompt's messages over a websocket of its own.
 
     A lost socket is replaced under a new client id: closing the older of two sockets under one id deafens the newer for good.

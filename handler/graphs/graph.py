@@ -33,7 +33,7 @@ _DEFAULT_PREFIX = "ComfyUI"
 
 
 @dataclass(frozen=True)
-class Place:
+class MediaInput:
     """One input of one node that holds a medium given by the caller: a string, or a list of them for a folder."""
 
     node_id: str
@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class ModelPlace:
+class ModelInput:
     """One input of one node that names a model: a file in a model folder, or a URL."""
 
     node_id: str
@@ -60,7 +60,7 @@ class ModelPlace:
         return f"prompt.{self.node_id}.inputs.{self.name}"
 
 
-def saves(graph: Graph, classes: NodeClasses) -> bool:
+def has_output(graph: Graph, classes: NodeClasses) -> bool:
     """Whether there is something to give back: an output node other than PreviewImage.
 
     A class that ComfyUI does not have may be one; naming it is left to ComfyUI's validation.
@@ -69,7 +69,7 @@ def saves(graph: Graph, classes: NodeClasses) -> bool:
     return any((known := classes.get(name)) is None or (known.output and name != "PreviewImage") for name in used)
 
 
-def saving_files(graph: Graph) -> Graph:
+def replace_websocket_outputs(graph: Graph) -> Graph:
     """The graph with every SaveImageWebsocket as a SaveImage: its pictures would only go over the websocket, where they are
     in no history, and lost when the connection breaks."""
     return {
@@ -84,7 +84,7 @@ def saving_files(graph: Graph) -> Graph:
     }
 
 
-def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | None, keep: bool) -> Graph:
+def prefix_outputs(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | None, keep: bool) -> Graph:
     """The graph with every output node saving under `folder`, in files whose names begin with `stem`.
 
     "sub/ComfyUI" becomes "<folder>/sub/<stem>_ComfyUI", or "<folder>/sub/<stem>" without `keep`; without a stem it becomes
@@ -106,7 +106,7 @@ def prefixed(graph: Graph, classes: NodeClasses, *, folder: str, stem: str | Non
         for node_id, node in graph.items()
         if (known := classes.get(node["class_type"])) and known.output and "filename_prefix" in node["inputs"]
     }
-    return replaced(graph, places)
+    return set_inputs(graph, places)
 
 
 def _text(prefix: Any) -> str:
@@ -114,10 +114,10 @@ def _text(prefix: Any) -> str:
     return str(prefix) if isinstance(prefix, (str, int, float)) else _DEFAULT_PREFIX
 
 
-def media(graph: Graph, classes: NodeClasses) -> list[Place]:
+def media_inputs(graph: Graph, classes: NodeClasses) -> list[MediaInput]:
     """The inputs that may hold a URL, a data URI, base64 or a file name. Links and prompt texts are none."""
     return [
-        Place(node_id, name, value, medium)
+        MediaInput(node_id, name, value, medium)
         for node_id, node in graph.items()
         if (known := classes.get(node["class_type"]))
         for name, medium in known.uploads.items()
@@ -133,20 +133,20 @@ def _given(value: Any, medium: str) -> str | list[str] | None:
     return value if good else None
 
 
-def with_media(graph: Graph, classes: NodeClasses, given: Mapping[str, str]) -> Graph:
+def set_media(graph: Graph, classes: NodeClasses, given: Mapping[str, str]) -> Graph:
     """The graph with every medium that is named in `given`, also as "name [input]", replaced by what it names."""
     places = {
         (place.node_id, place.name): given[name]
-        for place in media(graph, classes)
+        for place in media_inputs(graph, classes)
         if isinstance(place.value, str) and (name := place.value.removesuffix(" [input]")) in given
     }
-    return replaced(graph, places)
+    return set_inputs(graph, places)
 
 
-def models(graph: Graph, classes: NodeClasses) -> list[ModelPlace]:
+def model_inputs(graph: Graph, classes: NodeClasses) -> list[ModelInput]:
     """The inputs that hold the name of a model, or a URL in its place. Links are none."""
     return [
-        ModelPlace(node_id, name, value, folder)
+        ModelInput(node_id, name, value, folder)
         for node_id, node in graph.items()
         if (known := classes.get(node["class_type"]))
         for name, folder in known.models.items()
@@ -154,7 +154,7 @@ def models(graph: Graph, classes: NodeClasses) -> list[ModelPlace]:
     ]
 
 
-def replaced(graph: Graph, values: Mapping[tuple[str, str], Any]) -> Graph:
+def set_inputs(graph: Graph, values: Mapping[tuple[str, str], Any]) -> Graph:
     """The graph with the inputs (node id, input name) set to the given values."""
     changed = {node_id for node_id, _ in values}
     return {node_id: _with(node, node_id, values) if node_id in changed else node for node_id, node in graph.items()}
@@ -165,7 +165,7 @@ def _with(node: Node, node_id: str, values: Mapping[tuple[str, str], Any]) -> No
     return {**node, "inputs": inputs}
 
 
-def stem(request_id: str) -> str:
+def file_stem(request_id: str) -> str:
     """A request's id as it may stand in a file name: letters, digits, "_", "-", ".", inner spaces, at most 100 bytes.
 
     "%" goes as well: ComfyUI would expand %year% and the like.
@@ -185,7 +185,7 @@ def title(node: Node | None) -> str:
     return str(meta["title"]) if isinstance(meta, dict) and meta.get("title") else ""
 
 
-def named(node_id: str, node: Node | None) -> str:
+def describe_node(node_id: str, node: Node | None) -> str:
     """A node as error sentences name it: node 30 (CheckpointLoaderSimple, "Load Checkpoint")."""
     if node is None:
         return f"node {node_id}"

@@ -4,7 +4,7 @@ import graphlib
 from typing import Any
 
 from handler.errors import PromptRejected
-from handler.graphs.graph import Graph, named
+from handler.graphs.graph import Graph, describe_node
 from handler.graphs.node_classes import NodeClasses
 
 # ComfyUI follows links by recursion, in a worker that does not survive a RecursionError: of 0.3.64 the last that ran were
@@ -13,14 +13,14 @@ _LONGEST_CHAIN = 500
 _LONGEST_SHOWN = 10
 
 
-def check(graph: Graph, classes: NodeClasses) -> None:
+def check_links(graph: Graph, classes: NodeClasses) -> None:
     """Raise PromptRejected for a link to nowhere in what leads to an output, for a cycle, and for a chain that is too long."""
     sources = {node_id: _sources(graph, node_id) for node_id in graph}
     used = _used(graph, classes, sources)
     for node_id, links in sources.items():
         for name, source in links.items():
             if source not in graph and node_id in used:
-                where = named(node_id, graph[node_id])
+                where = describe_node(node_id, graph[node_id])
                 raise PromptRejected(
                     f"{where[0].upper()}{where[1:]}: {name} is linked to node {source!r}, which is not in the prompt.",
                     location=f"prompt.{node_id}.inputs.{name}",

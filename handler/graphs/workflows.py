@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from handler.choices import CHECKPOINT, Ask
 from handler.graphs.graph import Graph
-from handler.validation import validated
+from handler.validation import validate
 
 _GRAPH = TypeAdapter(Graph)
 
@@ -32,7 +32,7 @@ class Workflow:
     description: str
 
 
-def loaded(folder: Path) -> dict[str, Workflow]:
+def load_workflows(folder: Path) -> dict[str, Workflow]:
     """Route to workflow, for every Python file under the folder whose name does not begin with "_".
 
     Raises BadWorkflow for a folder that does not exist and for a file that cannot be used.
@@ -44,12 +44,12 @@ def loaded(folder: Path) -> dict[str, Workflow]:
     return {workflow.route: workflow for workflow in found}
 
 
-def expanded(
+def expand_workflow(
     workflow: Workflow, given: Mapping[str, Any], ask: Ask, warmup_checkpoint: str | None
 ) -> tuple[dict[str, Any], Graph]:
     """The workflow's fields, defaults filled in, and the graph made of them. Raises BadRequest."""
     filled = {**checkpoint_defaults(workflow, ask, warmup_checkpoint), **given}
-    request = validated(workflow.schema, filled, at="input", context={"options": ask}, is_json=True)
+    request = validate(workflow.schema, filled, at="input", context={"options": ask}, is_json=True)
     # Not the caller's fault when this fails: what the file makes of a valid request must be a graph.
     return request.model_dump(mode="json"), _GRAPH.validate_python(workflow.generate(request))
 

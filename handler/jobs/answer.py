@@ -68,13 +68,13 @@ class _Answer:
                 return _Delivered(self._uploaded(job.bucket), uploaded=True)
             except DeliveryError as exc:
                 # The answer is the better place: nobody can fetch what is kept on a worker.
-                return _Delivered(delivery.inline(self.done), uploaded=False, errors=[exc.message])
-        return _Delivered(delivery.inline(self.done), uploaded=False)
+                return _Delivered(delivery.encode_files(self.done), uploaded=False, errors=[exc.message])
+        return _Delivered(delivery.encode_files(self.done), uploaded=False)
 
     def _uploaded(self, upload: Upload) -> list[str]:
         job, files = self.job, [output for output in self.done if output.filename is not None]
         try:
-            urls = delivery.uploaded(
+            urls = delivery.upload_files(
                 self.done, upload, self.service.settings, job.request.auth_for, deadline=job.deadline
             )
         except HandlerError as exc:
@@ -102,7 +102,7 @@ class _Answer:
             "id": job.request.id,
             "images": delivered.images,
             "filenames": self._filenames,
-            "outputs": [outputs.described(output, job.graph) for output in done],
+            "outputs": [outputs.describe_output(output, job.graph) for output in done],
             "stats": self._stats(),
             "errors": delivered.errors,
             **job.fields,

@@ -20,12 +20,12 @@ _AT_ONCE = 4
 _LAST_MOMENT_S = 2.0
 
 
-def inline(outputs: list[Output]) -> list[str]:
+def encode_files(outputs: list[Output]) -> list[str]:
     """Every output file as base64, in order. Texts are no files; the answer's `outputs` holds them."""
     return [pybase64.b64encode_as_string(output.read()) for output in _files(outputs)]
 
 
-def uploaded(
+def upload_files(
     outputs: list[Output],
     upload: Upload,
     settings: Settings,
@@ -38,7 +38,7 @@ def uploaded(
     Raises DeliveryError when one of them cannot be, or not within UPLOAD_TIMEOUT_S, and DeliveryTimeout when not before the
     deadline, in seconds of time.monotonic; the others may be there then.
     """
-    store = storage.receiver(upload, settings)
+    store = storage.store_for_upload(upload, settings)
     end = min(time.monotonic() + settings.upload_timeout_s, deadline)
 
     def one(output: Output) -> str:

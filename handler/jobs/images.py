@@ -36,7 +36,7 @@ class Picture:
     frames: int
 
 
-def converted(image: bytes, target: ConvertOutput) -> bytes:
+def convert(image: bytes, target: ConvertOutput) -> bytes:
     """The image in another format, without its metadata. Raises OutputError.
 
     All frames of an animation go into WebP and PNG, the first into JPEG. A PNG that shall be a PNG is given back as it
@@ -60,7 +60,7 @@ def extension(target: ConvertOutput) -> str:
     return f".{target.format}"
 
 
-def identified(image: bytes) -> Picture | None:
+def identify(image: bytes) -> Picture | None:
     """What the image's header says, or None when it is no image that we know."""
     try:
         return _picture(_opened(image))
@@ -68,7 +68,7 @@ def identified(image: bytes) -> Picture | None:
         return None
 
 
-def checked(image: bytes) -> Picture:
+def check_input(image: bytes) -> Picture:
     """What a caller's image is, once all of it has been decoded. Raises InputUnavailable or TooLarge."""
     try:
         opened = _opened(image)

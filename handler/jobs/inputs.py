@@ -12,10 +12,10 @@ import filetype
 import pybase64
 
 from handler import disk, storage
-from handler.comfyui.client import Comfy
+from handler.comfyui.client import ComfyClient
 from handler.errors import HandlerError, InputUnavailable, TooLarge
 from handler.graphs import graph
-from handler.graphs.graph import Graph, Place
+from handler.graphs.graph import Graph, MediaInput
 from handler.graphs.node_classes import NodeClasses
 from handler.jobs import images
 from handler.settings import Settings
@@ -36,16 +36,16 @@ _ACCEPTED = {"video": ("video", "image"), "audio": ("audio", "video")}
 class _Fetched:
     """One input as it was given, and the files that hold its content: one, or a folder's."""
 
-    place: Place
+    place: MediaInput
     files: list[Path]
 
 
-def placed(
+def fetch_inputs(
     prompt: Graph,
     classes: NodeClasses,
     folder: str,
     auth_for: AuthFor,
-    comfy: Comfy,
+    comfy: ComfyClient,
     settings: Settings,
     *,
     deadline: float,
@@ -55,7 +55,7 @@ def placed(
     Over HTTP when that folder is not on this disk. `deadline` is in seconds of time.monotonic. Raises InputUnavailable,
     ForbiddenUrl or TooLarge with the place as location; what was written until then is the caller's to remove.
     """
-    places = [place for place in graph.media(prompt, classes) if not _is_there(place.value, comfy)]
+    places = [place for place in graph.media_inputs(prompt, classes) if not _is_there(place.value, comfy)]
     if not places:
         return prompt
     fetcher = _Fetcher(auth_for, settings, deadline)
@@ -69,23 +69,23 @@ def placed(
         with tempfile.TemporaryDirectory() as name:
             done = fetcher.fetched(places, Path(name))
             _upload(done, Path(name), folder, comfy)
-    return graph.replaced(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
+    return graph.set_inputs(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
 
 
-def is_remote(place: Place) -> bool:
+def is_remote(place: MediaInput) -> bool:
     """Whether a URL is among what the place holds."""
     values = [place.value] if isinstance(place.value, str) else place.value
     return any(_URL.match(value) for value in values)
 
 
-def _is_there(value: str | list[str], comfy: Comfy) -> bool:
+def _is_there(value: str | list[str], comfy: ComfyClient) -> bool:
     """Whether it is the name of a file that ComfyUI has already."""
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
         return False
     return not _URL.match(value) and not value.startswith("data:") and comfy.has_input(value)
 
 
-def _upload(done: list[_Fetched], root: Path, folder: str, comfy: Comfy) -> None:
+def _upload(done: list[_Fetched], root: Path, folder: str, comfy: ComfyClient) -> None:
     """Put fetched files into the input folder of a ComfyUI on another disk, as they lie under `root`."""
     for file in (file for one in done for file in one.files):
         comfy.upload(file, (Path(folder) / file.relative_to(root).parent).as_posix())
@@ -103,11 +103,11 @@ class _Fetcher:
     settings: Settings
     deadline: float
 
-    def fetched(self, places: list[Place], folder: Path) -> list[_Fetched]:
+    def fetched(self, places: list[MediaInput], folder: Path) -> list[_Fetched]:
         """The files of all places, in `folder`. Numbered: two nodes' ids can differ in what no file name can hold."""
-        return [self._fetched(place, folder, f"{n}_{graph.stem(place.name)}") for n, place in enumerate(places)]
+        return [self._fetched(place, folder, f"{n}_{graph.file_stem(place.name)}") for n, place in enumerate(places)]
 
-    def _fetched(self, place: Place, folder: Path, name: str) -> _Fetched:
+    def _fetched(self, place: MediaInput, folder: Path, name: str) -> _Fetched:
         try:
             if isinstance(place.value, str):
                 return _Fetched(place, [self._file(place.value, place.medium, folder, name)])
@@ -121,11 +121,11 @@ class _Fetcher:
         """One value as a file with the ending that its content asks for."""
         raw = folder / f"{name}.part"
         max_bytes = int(self.settings.max_input_size_mb * (1 << 20))
-        with disk.written("the inputs"):
+        with disk.writing("the inputs"):
             folder.mkdir(parents=True, exist_ok=True)
-        with disk.written("the inputs"), raw.open("w+b") as file:
+        with disk.writing("the inputs"), raw.open("w+b") as file:
             if _URL.match(value):
-                store = storage.chosen(value, self.settings)
+                store = storage.store_for_url(value, self.settings)
                 store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes, timeout_s=self._limit_s())
             else:
                 file.write(_decoded(value, max_bytes))
@@ -162,7 +162,7 @@ def _extension(file: Path, medium: str, what: str) -> str:
     if file.stat().st_size == 0:
         raise InputUnavailable(f"{what} is empty.")
     if medium == "image" or medium == "images":
-        return images.checked(file.read_bytes()).format.lower()
+        return images.check_input(file.read_bytes()).format.lower()
     kind = filetype.guess(str(file))
     if kind is None or kind.mime.partition("/")[0] not in _ACCEPTED[medium]:
         raise InputUnavailable(f"{what} is not {medium} data that can be recognised.")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from handler.comfyui.client import Comfy
+from handler.comfyui.client import ComfyClient
 from handler.errors import OutputError
-from handler.graphs.graph import Graph, named, title
+from handler.graphs.graph import Graph, describe_node, title
 from handler.jobs import images
 from handler.schemas.conversion import ConvertOutput
 from handler.schemas.result import OutputEntry
@@ -60,7 +60,9 @@ class _Announced:
     type: str
 
 
-def read(outputs: Mapping[str, Any], graph: Graph, comfy: Comfy, *, output_dir: Path, folder: str) -> list[Output]:
+def read_outputs(
+    outputs: Mapping[str, Any], graph: Graph, comfy: ComfyClient, *, output_dir: Path, folder: str
+) -> list[Output]:
     """All outputs of a finished prompt in graph order, then in the node's own.
 
     `outputs` is the history's: node id to ui. A file is taken from `output_dir` when it is on this disk, else from ComfyUI
@@ -75,14 +77,14 @@ def read(outputs: Mapping[str, Any], graph: Graph, comfy: Comfy, *, output_dir: 
     return found
 
 
-def converted(outputs: list[Output], target: ConvertOutput) -> list[Output]:
+def convert_outputs(outputs: list[Output], target: ConvertOutput) -> list[Output]:
     """The outputs with the pictures among them in the format asked for. Raises OutputError."""
     return [_converted(output, target) if output.kind == "image" else output for output in outputs]
 
 
-def described(output: Output, graph: Graph) -> OutputEntry:
+def describe_output(output: Output, graph: Graph) -> OutputEntry:
     node = graph[output.node_id]
-    picture = images.identified(output.read()) if output.kind == "image" else None
+    picture = images.identify(output.read()) if output.kind == "image" else None
     return OutputEntry(
         filename=output.filename,
         node_id=output.node_id,
@@ -112,13 +114,13 @@ def _texts(ui: Mapping[str, Any]) -> list[str]:
     return [str(text) for text in ([texts] if isinstance(texts, str) else texts)]
 
 
-def _file(one: _Announced, graph: Graph, comfy: Comfy, output_dir: Path, folder: str) -> Output:
+def _file(one: _Announced, graph: Graph, comfy: ComfyClient, output_dir: Path, folder: str) -> Output:
     path = output_dir / one.subfolder / one.filename
     content: Path | bytes | None = path if _is_under(one.subfolder, folder) and _is_inside(path, output_dir) else None
     if content is None:
         content = comfy.view(filename=one.filename, subfolder=one.subfolder, kind=one.type)
     if content is None:
-        node = named(one.node_id, graph.get(one.node_id))
+        node = describe_node(one.node_id, graph.get(one.node_id))
         raise OutputError(f"The output {one.filename!r} of {node} cannot be read.", location=f"prompt.{one.node_id}")
     # The folder is the job's own; what the caller asked for begins below it.
     subfolder = one.subfolder.removeprefix(folder).strip("/") if _is_under(one.subfolder, folder) else one.subfolder
@@ -143,7 +145,7 @@ def _mime_type(filename: str) -> str:
 def _converted(output: Output, target: ConvertOutput) -> Output:
     assert output.filename is not None  # only texts have none, and they are no pictures
     try:
-        content = images.converted(output.read(), target)
+        content = images.convert(output.read(), target)
     except OutputError as exc:
         raise OutputError(f"{output.filename}: {exc.message}", location=f"prompt.{output.node_id}") from exc
     name = str(Path(output.filename).with_suffix(images.extension(target)))

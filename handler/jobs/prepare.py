@@ -43,7 +43,9 @@ def expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Gra
     if workflow is None:
         known = ", ".join(service.workflows) or "none"
         raise UnknownWorkflow(f"There is no workflow {request.workflow!r}; there are: {known}.", location="workflow")
-    fields, prompt = workflows.expanded(workflow, request.input, service.comfy.options, service.warmup_checkpoint)
+    fields, prompt = workflows.expand_workflow(
+        workflow, request.input, service.comfy.options, service.warmup_checkpoint
+    )
     return {"input": redact_urls(fields)}, prompt
 
 
@@ -54,34 +56,34 @@ def ready(
 
     `end` is the job's deadline, in seconds of time.monotonic. Raises what `pipeline.prepare` does.
     """
-    prompt = graph.saving_files(prompt)
+    prompt = graph.replace_websocket_outputs(prompt)
     classes = service.comfy.classes(prompt)
     # worker-comfyui runs what only shows previews, and says that there were no images.
-    if not isinstance(request, WorkerRequest) and not graph.saves(prompt, classes):
+    if not isinstance(request, WorkerRequest) and not graph.has_output(prompt, classes):
         raise BadRequest(
             "The prompt has nothing to save: it needs an output node other than PreviewImage, such as SaveImage.",
             location="prompt",
         )
-    links.check(prompt, classes)
+    links.check_links(prompt, classes)
     if isinstance(request, WorkerRequest):
-        prompt = graph.with_media(prompt, classes, request.named_images)
+        prompt = graph.set_media(prompt, classes, request.named_images)
     _check_upload(request, service)
     for webhook in filter(None, (request.webhook, request.webhook_v2)):
-        guard.check(webhook, allow_private=service.settings.allow_private_urls)
+        guard.check_url(webhook, allow_private=service.settings.allow_private_urls)
     if quick:
         _check_downloads(prompt, classes, request.auth_for, end, service)
     prompt, hold = _fetched(prompt, classes, attempt, request.auth_for, ticket, end, service)
     # worker-comfyui's files are named as the graph says.
-    stem = None if isinstance(request, WorkerRequest) else graph.stem(request.id)
+    stem = None if isinstance(request, WorkerRequest) else graph.file_stem(request.id)
     keep = service.settings.prepend_filenames
-    return graph.prefixed(prompt, classes, folder=attempt, stem=stem, keep=keep), hold
+    return graph.prefix_outputs(prompt, classes, folder=attempt, stem=stem, keep=keep), hold
 
 
 def _check_upload(request: Request, service: Service) -> None:
     """Raise BadRequest for an upload that cannot be right."""
     if request.upload is None:
         return
-    store = storage.receiver(request.upload, service.settings)
+    store = storage.store_for_upload(request.upload, service.settings)
     try:
         store.check(request.upload, request.auth_for)
     except ForbiddenUrl:
@@ -103,9 +105,9 @@ def _check_downloads(
     prompt: Graph, classes: NodeClasses, auth_for: storage.AuthFor, end: float, service: Service
 ) -> None:
     """Raise NeedsDownload if something in the graph has to be fetched from another server."""
-    if not service.models.are_here(graph.models(prompt, classes), auth_for):
+    if not service.models.has_all(graph.model_inputs(prompt, classes), auth_for):
         raise NeedsDownload(end, of_models=True)
-    if any(inputs.is_remote(place) for place in graph.media(prompt, classes)):
+    if any(inputs.is_remote(place) for place in graph.media_inputs(prompt, classes)):
         raise NeedsDownload(end, of_models=False)
 
 
@@ -141,8 +143,10 @@ def _fetched(
     with ExitStack() as undo:
         with _until(end, ticket):
             left = end - time.monotonic()
-            prompt, hold = service.models.fetched(prompt, graph.models(prompt, classes), auth_for, timeout_s=left)
+            prompt, hold = service.models.fetched(prompt, graph.model_inputs(prompt, classes), auth_for, timeout_s=left)
             undo.push(hold)
-            placed = inputs.placed(prompt, classes, attempt, auth_for, service.comfy, service.settings, deadline=end)
+            placed = inputs.fetch_inputs(
+                prompt, classes, attempt, auth_for, service.comfy, service.settings, deadline=end
+            )
         undo.pop_all()
     return placed, hold

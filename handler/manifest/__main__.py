@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from handler.errors import HandlerError
 from handler.manifest import custom_nodes
 from handler.manifest.install import install, steps
-from handler.manifest.schema import Manifest, ModelsOfManifest, read
-from handler.models.cache import Models
+from handler.manifest.schema import Manifest, ModelsOfManifest, read_manifest
+from handler.models.cache import ModelCache
 from handler.settings import BadSettings, Settings
 from handler.urls import redact_url
 
@@ -42,12 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
         settings = _with_token(Settings.from_environ(), given.token_file)
-        manifest = read(given.file, settings)
+        manifest = read_manifest(given.file, settings)
         logger.info("ComfyUI is in %s, its models are in %s", settings.comfy_home, settings.model_dir)
         if given.only is not None:
             manifest = _narrowed(manifest, given.only, settings)
         if given.build:
-            install(manifest, settings, Models(settings))
+            install(manifest, settings, ModelCache(settings))
         else:
             _announce(manifest, settings)
         if given.imports:
@@ -88,7 +88,7 @@ def _with_token(settings: Settings, file: Path | None) -> Settings:
 
 
 def _announce(manifest: Manifest, settings: Settings) -> None:
-    for what, _ in steps(manifest, settings, Models(settings)):
+    for what, _ in steps(manifest, settings, ModelCache(settings)):
         logger.info("%s", what)
     for model in manifest.models.after_start:
         logger.info("after the start: model %s from %s", model.path(settings), redact_url(model.url))

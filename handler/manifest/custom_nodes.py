@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.manifest.packages import InstallFailed, pip_installed, python_of, ran
+from handler.manifest.packages import InstallFailed, comfyui_python, install_pip, run_command
 from handler.settings import Settings
 from handler.urls import redact_url
 
@@ -47,7 +47,7 @@ class Source:
         return re.split(r"[/:]", self.url)[-1].removesuffix(".git")
 
 
-def source(text: str) -> Source | None:
+def parse_source(text: str) -> Source | None:
     """Where a node comes from; None for the name of a node in the registry. Raises ValueError for what is neither."""
     if _NAME.fullmatch(text):
         return None
@@ -61,7 +61,7 @@ def source(text: str) -> Source | None:
     return found
 
 
-def installed(text: str, settings: Settings) -> None:
+def install_node(text: str, settings: Settings) -> None:
     """Bring a custom node into COMFY_HOME/custom_nodes, at the wanted ref, with its requirements. Raises InstallFailed.
 
     A clone that was made of the same ref stays as it is. The requirements are looked at each time: the folder may have
@@ -69,7 +69,7 @@ def installed(text: str, settings: Settings) -> None:
     """
     what = f"custom node {redact_url(text)}"
     try:
-        found = source(text)
+        found = parse_source(text)
     except ValueError as exc:
         raise InstallFailed(f"{what}: {exc}.") from exc
     if found is None:
@@ -81,7 +81,7 @@ def installed(text: str, settings: Settings) -> None:
     except OSError as exc:
         raise InstallFailed(f"{what}: {folder} cannot be written: {exc.strerror}.") from exc
     if (folder / "requirements.txt").is_file():
-        pip_installed(["-r", "requirements.txt"], f"{what}: requirements.txt", settings, cwd=folder)
+        install_pip(["-r", "requirements.txt"], f"{what}: requirements.txt", settings, cwd=folder)
     if changed and (folder / "install.py").is_file():
         _run_install_py(folder, what, settings)
 
@@ -92,7 +92,7 @@ def check_imports(settings: Settings) -> None:
     ComfyUI 0.3.64 logs a node that it cannot import, goes on without it, and exits with 0.
     """
     command = [*shlex.split(settings.cmd or ""), "--cpu", "--quick-test-for-ci", "--log-stdout"]
-    log = ran(command, "ComfyUI cannot be imported", cwd=settings.comfy_home)
+    log = run_command(command, "ComfyUI cannot be imported", cwd=settings.comfy_home)
     reasons = dict(_CANNOT_IMPORT.findall(log))
     failed = [f"{Path(path).name} ({reasons.get(path) or 'the log says more'})" for path in _IMPORT_FAILED.findall(log)]
     own = [f"{name} (the log says more)" for name in _OWN_FAILED.findall(log)]
@@ -108,13 +108,13 @@ def _by_name(name: str, what: str, settings: Settings) -> None:
     if comfy is None:
         raise InstallFailed(f"{what}: the `comfy` command, which installs nodes by name, is missing; give a git URL.")
     here = ["--skip-prompt", f"--workspace={settings.comfy_home}"]
-    ran([comfy, *here, "node", "install", name, "--fast-deps", "--exit-on-fail"], what)
+    run_command([comfy, *here, "node", "install", name, "--fast-deps", "--exit-on-fail"], what)
 
 
 def _run_install_py(folder: Path, what: str, settings: Settings) -> None:
     """As ComfyUI-Manager does. The reference does not, so that a node may work without: no more than a warning."""
     try:
-        ran([python_of(settings), "install.py"], f"{what}: install.py", cwd=folder)
+        run_command([comfyui_python(settings), "install.py"], f"{what}: install.py", cwd=folder)
     except InstallFailed as exc:
         logger.warning("%s", exc)
 
@@ -187,4 +187,4 @@ def _answer(folder: Path, *arguments: str) -> str:
 def _git(folder: Path, what: str, *arguments: str) -> str:
     # It must not ask for a password, run a hook, or refuse a volume that belongs to another user.
     git = ["env", "GIT_TERMINAL_PROMPT=0", "git", "-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*"]
-    return ran([*git, "-C", str(folder), *arguments], what, timeout_s=_GIT_TIMEOUT_S)
+    return run_command([*git, "-C", str(folder), *arguments], what, timeout_s=_GIT_TIMEOUT_S)

@@ -7,24 +7,24 @@ from functools import partial
 
 from handler.errors import HandlerError
 from handler.manifest import custom_nodes
-from handler.manifest.packages import apt_installed, masked, pip_installed
-from handler.manifest.schema import Manifest, ManifestModel, loaded
+from handler.manifest.packages import install_apt, install_pip, mask_urls
+from handler.manifest.schema import Manifest, ManifestModel, load_manifest
 from handler.models import folders
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.settings import Settings
 from handler.urls import redact_url
 
 logger = logging.getLogger(__name__)
 
 
-def apply_before_start(settings: Settings, models: Models | None = None) -> None:
+def apply_before_start(settings: Settings, models: ModelCache | None = None) -> None:
     """Install what ComfyUI needs before it starts, but for models that a mounted volume holds.
 
     Raises BadSettings or HandlerError, with one line that names what failed.
     """
-    manifest = loaded(settings)
+    manifest = load_manifest(settings)
     if manifest:
-        install(_without_mounted(manifest, settings), settings, models or Models(settings))
+        install(_without_mounted(manifest, settings), settings, models or ModelCache(settings))
 
 
 def _without_mounted(manifest: Manifest, settings: Settings) -> Manifest:
@@ -32,7 +32,7 @@ def _without_mounted(manifest: Manifest, settings: Settings) -> Manifest:
     wanted = []
     for model in manifest.models.before_start:
         path = model.path(settings)
-        mounted = folders.same_model(path, settings)
+        mounted = folders.find_on_volumes(path, settings)
         if mounted is None:
             wanted.append(model)
         else:
@@ -40,16 +40,16 @@ def _without_mounted(manifest: Manifest, settings: Settings) -> Manifest:
     return manifest.model_copy(update={"models": manifest.models.model_copy(update={"before_start": wanted})})
 
 
-def apply_after_start(settings: Settings, models: Models) -> threading.Thread | None:
+def apply_after_start(settings: Settings, models: ModelCache) -> threading.Thread | None:
     """Download the rest in the background. What fails is logged and announced, and ends nothing. Raises BadSettings."""
-    manifest = loaded(settings)
+    manifest = load_manifest(settings)
     if not manifest or not manifest.models.after_start:
         return None
 
     def work() -> None:
         for model in manifest.models.after_start:
             try:
-                models.installed(model.url, model.path(settings), auth=model.auth, sha256=model.sha256)
+                models.install(model.url, model.path(settings), auth=model.auth, sha256=model.sha256)
             except HandlerError as exc:
                 models.failed(model.url, str(model.path(settings)), exc)
             except Exception:
@@ -61,31 +61,31 @@ def apply_after_start(settings: Settings, models: Models) -> threading.Thread | 
     return thread
 
 
-def install(manifest: Manifest, settings: Settings, models: Models) -> None:
+def install(manifest: Manifest, settings: Settings, models: ModelCache) -> None:
     to_do = list(steps(manifest, settings, models))
     for number, (what, step) in enumerate(to_do, 1):
         logger.info("[%d/%d] %s", number, len(to_do), what)
         step()
 
 
-def steps(manifest: Manifest, settings: Settings, models: Models) -> Iterator[tuple[str, Callable[[], object]]]:
+def steps(manifest: Manifest, settings: Settings, models: ModelCache) -> Iterator[tuple[str, Callable[[], object]]]:
     """What is to be done before the start: in words, and as a function."""
     if manifest.apt:
-        yield f"apt packages {' '.join(manifest.apt)}", partial(apt_installed, manifest.apt)
+        yield f"apt packages {' '.join(manifest.apt)}", partial(install_apt, manifest.apt)
     if manifest.pip:
-        what = f"pip packages {masked(' '.join(manifest.pip))}"
-        yield what, partial(pip_installed, manifest.pip, what, settings)
+        what = f"pip packages {mask_urls(' '.join(manifest.pip))}"
+        yield what, partial(install_pip, manifest.pip, what, settings)
     for node in manifest.custom_nodes:
-        yield f"custom node {redact_url(node)}", partial(custom_nodes.installed, node, settings)
+        yield f"custom node {redact_url(node)}", partial(custom_nodes.install_node, node, settings)
     for model in manifest.models.before_start:
         path = model.path(settings)
         yield f"model {path} from {redact_url(model.url)}", partial(_downloaded, model, settings, models)
 
 
-def _downloaded(model: ManifestModel, settings: Settings, models: Models) -> None:
+def _downloaded(model: ManifestModel, settings: Settings, models: ModelCache) -> None:
     path = model.path(settings)
     try:
-        models.installed(model.url, path, auth=model.auth, sha256=model.sha256)
+        models.install(model.url, path, auth=model.auth, sha256=model.sha256)
     except HandlerError as exc:
         from_hub = model.url.startswith(("hf://", settings.hf_endpoint))
         tokenless = from_hub and not (settings.hf_token or model.auth)

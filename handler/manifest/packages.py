@@ -24,7 +24,7 @@ class InstallFailed(HandlerError):
     """Something that the manifest asks for could not be installed. The message is one line that names it."""
 
 
-def apt_installed(packages: Sequence[str]) -> None:
+def install_apt(packages: Sequence[str]) -> None:
     """Install those Debian packages that are not there yet. Raises InstallFailed."""
     packages = [name for name in packages if not _is_there(name)]
     if not packages:
@@ -33,35 +33,38 @@ def apt_installed(packages: Sequence[str]) -> None:
     if os.geteuid() != 0:
         raise InstallFailed(f"apt packages {names}: only root can install them; put them into the image.")
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
-    ran([*quiet, "update"], "apt-get update")
-    ran([*quiet, "install", "-y", "--no-install-recommends", "--", *packages], f"apt packages {names}")
+    run_command([*quiet, "update"], "apt-get update")
+    run_command([*quiet, "install", "-y", "--no-install-recommends", "--", *packages], f"apt packages {names}")
 
 
 def _is_there(package: str) -> bool:
     """Whether dpkg has it, so that a start need not be root's in an image that was built with it."""
     try:
-        return ran(["dpkg-query", "--show", "--showformat=${db:Status-Status}", "--", package], package) == "installed"
+        return (
+            run_command(["dpkg-query", "--show", "--showformat=${db:Status-Status}", "--", package], package)
+            == "installed"
+        )
     except InstallFailed:
         return False
 
 
-def pip_installed(arguments: Sequence[str], what: str, settings: Settings, *, cwd: Path | None = None) -> None:
+def install_pip(arguments: Sequence[str], what: str, settings: Settings, *, cwd: Path | None = None) -> None:
     """Install Python packages for ComfyUI with uv, or with pip where there is no uv. Raises InstallFailed with `what`."""
-    python, uv = python_of(settings), shutil.which("uv")
+    python, uv = comfyui_python(settings), shutil.which("uv")
     pip = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install", "--no-input"]
-    ran([*pip, *arguments], what, cwd=cwd)
+    run_command([*pip, *arguments], what, cwd=cwd)
 
 
-def python_of(settings: Settings) -> str:
+def comfyui_python(settings: Settings) -> str:
     """The Python that runs ComfyUI, where CMD names one; otherwise ours."""
     words = shlex.split(settings.cmd or "")
     named = next((word for word in words if re.fullmatch(r"python[\d.]*", Path(word).name)), None)
     return (named and shutil.which(named)) or sys.executable
 
 
-def ran(command: Sequence[str], what: str, *, cwd: Path | None = None, timeout_s: float = _TIMEOUT_S) -> str:
+def run_command(command: Sequence[str], what: str, *, cwd: Path | None = None, timeout_s: float = _TIMEOUT_S) -> str:
     """What a command wrote. Raises InstallFailed with `what` and the command's last words."""
-    logger.debug("running %s", masked(shlex.join(command)))
+    logger.debug("running %s", mask_urls(shlex.join(command)))
     try:
         with subprocess.Popen(
             command,
@@ -95,9 +98,9 @@ def _ended(process: "subprocess.Popen[str]", timeout_s: float) -> tuple[str, str
 def _reason(text: str) -> str:
     """The end of what a command complained of, in one line."""
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    return masked(" ".join(lines[-3:]))[-_LONGEST_REASON:]
+    return mask_urls(" ".join(lines[-3:]))[-_LONGEST_REASON:]
 
 
-def masked(text: str) -> str:
+def mask_urls(text: str) -> str:
     """A text without the users and passwords of the URLs in it."""
     return re.sub(r"://[^/\s]+@", "://", text)

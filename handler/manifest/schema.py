@@ -20,7 +20,7 @@ from pydantic import (
 
 from handler.manifest import custom_nodes
 from handler.models import folders
-from handler.models.download import is_url, named
+from handler.models.download import is_url, name_from_url
 from handler.schemas.credentials import Auth
 from handler.settings import BadSettings, Settings
 from handler.urls import redact_url
@@ -70,7 +70,7 @@ class ManifestModel(_Strict):
         """A folder that is there would be taken for the model that is there already."""
         nameless = self.local_path and self.local_path.rpartition("/")[2] in ("", ".", "..")
         if nameless or (info.context and folders.is_folder(self.path(info.context))):
-            given = self.local_path or f"{self.folder}/{self.filename or named(self.url)}"
+            given = self.local_path or f"{self.folder}/{self.filename or name_from_url(self.url)}"
             raise ValueError(
                 f"{given!r} is a folder; it has to be the path of a file, such as models/checkpoints/name.safetensors"
             )
@@ -80,7 +80,7 @@ class ManifestModel(_Strict):
         """Where it goes. A relative `local_path` begins in COMFY_HOME."""
         if self.local_path:
             return settings.comfy_home / self.local_path
-        return settings.model_dir / self.folder / (self.filename or named(self.url))
+        return settings.model_dir / self.folder / (self.filename or name_from_url(self.url))
 
 
 def _given(value: Any) -> Any:
@@ -117,18 +117,22 @@ class Manifest(_Strict):
     @classmethod
     def _nodes(cls, names: list[str]) -> list[str]:
         for name in names:
-            custom_nodes.source(name)
+            custom_nodes.parse_source(name)
         return names
 
 
-def loaded(settings: Settings) -> Manifest | None:
+def load_manifest(settings: Settings) -> Manifest | None:
     """The manifest of MANIFEST_JSON or MANIFEST. Raises BadSettings with one line that names the place in it."""
     if settings.manifest_json:
         return _parsed(settings.manifest_json, json.loads, "MANIFEST_JSON", settings)
-    return read(settings.manifest, settings, f"MANIFEST={str(settings.manifest)!r}") if settings.manifest else None
+    return (
+        read_manifest(settings.manifest, settings, f"MANIFEST={str(settings.manifest)!r}")
+        if settings.manifest
+        else None
+    )
 
 
-def read(file: Path, settings: Settings, name: str = "") -> Manifest:
+def read_manifest(file: Path, settings: Settings, name: str = "") -> Manifest:
     """The manifest in a file, which error messages call `name`. Raises BadSettings."""
     name = name or str(file)
     parsers: dict[str, Callable[[str], Any]] = {

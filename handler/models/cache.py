@@ -13,11 +13,11 @@ from typing import Any
 from handler import disk, storage
 from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge
 from handler.graphs import graph
-from handler.graphs.graph import Graph, ModelPlace
+from handler.graphs.graph import Graph, ModelInput
 from handler.models import download
 from handler.models import folders as volumes
-from handler.models.download import Wanted, is_url
-from handler.models.index import Entry, Index, held, without_oldest
+from handler.models.download import Download, is_url
+from handler.models.index import Entry, ModelIndex, evict, open_in_use
 from handler.schemas.credentials import Auth
 from handler.settings import Settings
 from handler.urls import MAX_URL_LENGTH, describe_url, redact_url
@@ -34,7 +34,7 @@ Hold = contextlib.ExitStack
 OnEvent = Callable[[str, dict[str, Any]], None]
 
 
-class Models:
+class ModelCache:
     """The model folders under MODEL_DIR. Safe to use from many threads, and from many processes with one CACHE_DIR.
 
     `folders` asks ComfyUI for the names of its model folders. `on_event` gets "file_downloaded", "file_deleted" or
@@ -50,9 +50,9 @@ class Models:
         self._settings = settings
         self._folders = folders
         self._on_event = on_event
-        self._index = Index(settings.cache_dir)
+        self._index = ModelIndex(settings.cache_dir)
 
-    def downloaded(
+    def download(
         self,
         url: str,
         folder: str,
@@ -68,24 +68,24 @@ class Models:
         on where it was, also at a later call. Raises HandlerError.
         """
         name = self.name(url, filename)
-        wanted = Wanted(url, self.folder(folder), name, filename is not None, auth, sha256 and sha256.lower())
-        with Hold() as hold, disk.written(str(wanted.path)):
+        wanted = Download(url, self.folder(folder), name, filename is not None, auth, sha256 and sha256.lower())
+        with Hold() as hold, disk.writing(str(wanted.path)):
             path = self._obtained(wanted, timeout_s, hold)
             return path, path.stat().st_size
 
-    def installed(self, url: str, path: Path, *, auth: Auth | None = None, sha256: str | None = None) -> Path:
+    def install(self, url: str, path: Path, *, auth: Auth | None = None, sha256: str | None = None) -> Path:
         """The file of a URL at a path of the operator's choice, where it then stays. Raises HandlerError.
 
         A file that is there already is taken for it, unless it was downloaded from elsewhere or has another sha256.
         """
-        wanted = Wanted(url, path.parent, path.name, auth=auth, sha256=sha256 and sha256.lower(), pinned=True)
+        wanted = Download(url, path.parent, path.name, auth=auth, sha256=sha256 and sha256.lower(), pinned=True)
         with Hold() as hold:
             return self._obtained(wanted, _LONGEST_DOWNLOAD_S, hold)
 
     def fetched(
         self,
         prompt: Graph,
-        places: Sequence[ModelPlace],
+        places: Sequence[ModelInput],
         auth_for: storage.AuthFor,
         *,
         timeout_s: float = _LONGEST_DOWNLOAD_S,
@@ -101,7 +101,7 @@ class Models:
                 if len(place.value) > MAX_URL_LENGTH:
                     raise InputUnavailable(f"It has more than {MAX_URL_LENGTH} characters.", location=place.location)
                 if not is_url(place.value):
-                    hold.push(self.in_use(self._candidates(place)))
+                    hold.push(self.hold_files(self._candidates(place)))
                     continue
                 try:
                     wanted = self._wanted(place, auth_for)
@@ -109,9 +109,9 @@ class Models:
                 except HandlerError as exc:
                     exc.location = place.location
                     raise
-            return graph.replaced(prompt, names), hold.pop_all()
+            return graph.set_inputs(prompt, names), hold.pop_all()
 
-    def are_here(self, places: Sequence[ModelPlace], auth_for: storage.AuthFor) -> bool:
+    def has_all(self, places: Sequence[ModelInput], auth_for: storage.AuthFor) -> bool:
         """Whether `fetched` has nothing to ask another server for. What is wrong is left to it."""
         entries = self._index.entries()
         try:
@@ -122,29 +122,29 @@ class Models:
             any(one.is_met_by(path, entry) and not entry.private for path, entry in entries.items()) for one in wanted
         )
 
-    def _candidates(self, place: ModelPlace) -> list[Path]:
+    def _candidates(self, place: ModelInput) -> list[Path]:
         """Where under MODEL_DIR ComfyUI looks for a named model: it has several folders for some kinds."""
         kinds = volumes.kinds_of_folders(self._settings.comfy_home)
         folders = {place.folder, *(folder for folder, kind in kinds.items() if kind == kinds.get(place.folder))}
         return [self._settings.model_dir / folder / place.value for folder in folders]
 
-    def _wanted(self, place: ModelPlace, auth_for: storage.AuthFor) -> Wanted:
-        return Wanted(place.value, self.folder(place.folder), None, False, auth_for(place.value))
+    def _wanted(self, place: ModelInput, auth_for: storage.AuthFor) -> Download:
+        return Download(place.value, self.folder(place.folder), None, False, auth_for(place.value))
 
-    def in_use(self, paths: Sequence[Path]) -> Hold:
+    def hold_files(self, paths: Sequence[Path]) -> Hold:
         """Keep those of the files that are downloads of ours from being removed, by this process or any other."""
         if self._index.entries().keys().isdisjoint(paths):
             return Hold()
-        with self._index.changing() as entries, Hold() as hold:
+        with self._index.update() as entries, Hold() as hold:
             for path in paths:
                 if path in entries and path.is_file():
-                    hold.enter_context(held(path))
+                    hold.enter_context(open_in_use(path))
                     entries[path] = replace(entries[path], used=time.time())
             return hold.pop_all()
 
     def name(self, url: str, filename: str | None) -> str:
         """The file name of a download, safe in a model folder. Raises BadRequest."""
-        return download.named(url) if filename is None else download.safe_name(filename)
+        return download.name_from_url(url) if filename is None else download.safe_name(filename)
 
     def folder(self, name: str) -> Path:
         """The folder of a kind of model. Raises BadRequest for one that neither ComfyUI nor MODEL_DIR has."""
@@ -170,20 +170,20 @@ class Models:
         logger.error("%s could not be downloaded to %s: %s", redact_url(url), where, exc)
         self._on_event("file_failed", {"url": redact_url(url), "local_path": where, "error": exc.message})
 
-    def _obtained(self, wanted: Wanted, timeout_s: float, hold: Hold) -> Path:
+    def _obtained(self, wanted: Download, timeout_s: float, hold: Hold) -> Path:
         """The wanted file, which `hold` keeps from being removed."""
         complaint = f"{describe_url(wanted.url)}: another download of it takes too long."
         end = time.monotonic() + timeout_s
         # Not by the target's name: it may be known at the end only.
         with (
-            disk.written(str(wanted.path)),
-            self._index.locked(f"{wanted.key} {wanted.folder}", timeout_s, complaint),
+            disk.writing(str(wanted.path)),
+            self._index.lock(f"{wanted.key} {wanted.folder}", timeout_s, complaint),
         ):
             path = self._found(wanted, hold) or self._new(wanted, end, hold)
         self._make_room()
         return path
 
-    def _found(self, wanted: Wanted, hold: Hold) -> Path | None:
+    def _found(self, wanted: Download, hold: Hold) -> Path | None:
         """A file that makes a transfer unnecessary, if there is one."""
         entries = self._index.entries()
         path = next((path for path, entry in entries.items() if wanted.is_met_by(path, entry)), None)
@@ -194,7 +194,7 @@ class Models:
         self._check_access(wanted, entries[path])
         return self._kept(path, wanted, entries[path], hold)
 
-    def _adopted(self, wanted: Wanted, entries: Mapping[Path, Entry], hold: Hold) -> Path | None:
+    def _adopted(self, wanted: Download, entries: Mapping[Path, Entry], hold: Hold) -> Path | None:
         """A file that is at the place and no download of ours, when it is known to be the right one."""
         path = wanted.path
         if wanted.name is None or not path.exists():
@@ -202,12 +202,12 @@ class Models:
         right = wanted.sha256 and download.file_sha256(path) == wanted.sha256
         if right or (wanted.pinned and not wanted.sha256 and path.is_file() and path not in entries):
             logger.info("%s is there already", path)
-            hold.push(self.in_use([path]))
+            hold.push(self.hold_files([path]))
             return path if path.exists() else None
         self._check_way(wanted, path, entries)
         return None
 
-    def _check_way(self, wanted: Wanted, path: Path, entries: Mapping[Path, Entry]) -> None:
+    def _check_way(self, wanted: Download, path: Path, entries: Mapping[Path, Entry]) -> None:
         if not wanted.may_take(path, entries.get(path)):
             raise BadRequest(
                 f"{path.parent.name}/{path.name} exists already and was not downloaded from {describe_url(wanted.url)}; "
@@ -215,7 +215,7 @@ class Models:
                 location="filename",
             )
 
-    def _linked(self, wanted: Wanted, entries: Mapping[Path, Entry], hold: Hold) -> Path | None:
+    def _linked(self, wanted: Download, entries: Mapping[Path, Entry], hold: Hold) -> Path | None:
         """The same URL's file under one more name, which costs neither a transfer nor disk."""
         twins = (path for path, entry in entries.items() if entry.key == wanted.key and entry.is_at(path))
         twin = next(twins, None)
@@ -232,21 +232,21 @@ class Models:
             return None
         return self._kept(target, wanted, entries[twin], hold)
 
-    def _check_access(self, wanted: Wanted, entry: Entry) -> None:
+    def _check_access(self, wanted: Download, entry: Entry) -> None:
         """What credentials opened is given only to those whose own open it now: the store is asked each time."""
         if not entry.private:
             return
         with tempfile.TemporaryFile() as file, contextlib.suppress(TooLarge):
             # That there is more than a byte of it says that the store lets us in.
-            store = storage.chosen(wanted.url, self._settings)
+            store = storage.store_for_url(wanted.url, self._settings)
             store.fetch(wanted.url, file, auth=wanted.auth, max_bytes=1, timeout_s=_ACCESS_TIMEOUT_S)
 
-    def _kept(self, path: Path, wanted: Wanted, entry: Entry, hold: Hold) -> Path | None:
+    def _kept(self, path: Path, wanted: Download, entry: Entry, hold: Hold) -> Path | None:
         """A file that was there, now held; None when it was removed meanwhile."""
-        with self._index.changing() as entries:
+        with self._index.update() as entries:
             if not entry.is_at(path):
                 return None
-            hold.enter_context(held(path))
+            hold.enter_context(open_in_use(path))
             entries[path] = replace(
                 entry,
                 used=time.time(),
@@ -256,20 +256,20 @@ class Models:
             )
         return path
 
-    def _new(self, wanted: Wanted, end: float, hold: Hold) -> Path:
+    def _new(self, wanted: Download, end: float, hold: Hold) -> Path:
         """Transfer the file and give it its name."""
         self._make_room()
         began = time.monotonic()
         wanted.folder.mkdir(parents=True, exist_ok=True)
         part = wanted.path.with_name(f".{wanted.path.name}.part-{wanted.key[:16]}")
         logger.info("downloading %s to %s", redact_url(wanted.url), wanted.path)
-        download.transferred(wanted.url, part, self._settings, auth=wanted.auth, end=end)
-        download.checked(wanted.url, part, wanted.sha256)
+        download.transfer(wanted.url, part, self._settings, auth=wanted.auth, end=end)
+        download.check_content(wanted.url, part, wanted.sha256)
         path = wanted.target(part)
-        with self._index.changing() as entries:
+        with self._index.update() as entries:
             self._check_way(wanted, path, entries)
             part.replace(path)
-            hold.enter_context(held(path))
+            hold.enter_context(open_in_use(path))
             entry = entries[path] = Entry(
                 url=redact_url(wanted.url),
                 key=wanted.key,
@@ -287,8 +287,8 @@ class Models:
         limit = self._settings.lru_cache_size_gb * (1 << 30)
         if not limit:
             return
-        with self._index.changing() as entries:
-            gone = without_oldest(entries, limit)
+        with self._index.update() as entries:
+            gone = evict(entries, limit)
         for path, entry in gone.items():
             self._announce("file_deleted", path, entry)
 

@@ -14,7 +14,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_
 
 from handler import disk, storage
 from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
-from handler.models.index import Entry, hashed
+from handler.models.index import Entry, hash_text
 from handler.schemas.credentials import Auth
 from handler.settings import Settings
 from handler.urls import describe_url
@@ -33,7 +33,7 @@ _MAGIC = {b"GGUF": ".gguf", b"PK\x03\x04": ".ckpt", b"\x80\x02": ".ckpt"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Download:
     """A URL, and where its file goes. Without `exact` an ending may be added to the name.
 
     `name` None: under whatever name it is there already, otherwise the URL's with a mark of the URL in front: what a job
@@ -50,11 +50,11 @@ class Wanted:
 
     @property
     def key(self) -> str:
-        return hashed(self.url)
+        return hash_text(self.url)
 
     @property
     def path(self) -> Path:
-        return self.folder / (self.name or f"{self.key[:8]}-{named(self.url)}")
+        return self.folder / (self.name or f"{self.key[:8]}-{name_from_url(self.url)}")
 
     def is_met_by(self, path: Path, entry: Entry) -> bool:
         good = self.name is None or path.name == self.name or (not self.exact and path.stem == self.name)
@@ -72,7 +72,7 @@ class Wanted:
         return not path.is_dir() and (self.pinned or self.name is None or same)
 
 
-def transferred(url: str, part: Path, settings: Settings, *, auth: Auth | None, end: float) -> None:
+def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None, end: float) -> None:
     """Fill the part file with what the URL holds, behind what it holds already. `end` is in seconds of time.monotonic.
 
     Raises InputUnavailable and leaves the part file, which a later call goes on with; or DiskFull or TooLarge, and leaves
@@ -121,16 +121,16 @@ def _sweep(folder: Path) -> None:
 
 
 def _attempt(url: str, part: Path, version: storage.Version, settings: Settings, auth: Auth | None, end: float) -> None:
-    with disk.written(str(part)), part.open("r+b") as file:
+    with disk.writing(str(part)), part.open("r+b") as file:
         file.seek(0, os.SEEK_END)
-        store, timeout_s = storage.chosen(url, settings), max(0.001, end - time.monotonic())
+        store, timeout_s = storage.store_for_url(url, settings), max(0.001, end - time.monotonic())
         max_bytes = int(settings.max_model_size_gb * (1 << 30))
         store.fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
         file.flush()
         os.fsync(file.fileno())
 
 
-def checked(url: str, part: Path, sha256: str | None) -> None:
+def check_content(url: str, part: Path, sha256: str | None) -> None:
     """Raise InputUnavailable for content that is empty or not what was asked for, and remove it."""
     found = file_sha256(part) if sha256 and part.exists() else sha256
     if found != sha256:
@@ -154,7 +154,7 @@ def is_url(value: str) -> bool:
     return bool(_URL.match(value))
 
 
-def named(url: str) -> str:
+def name_from_url(url: str) -> str:
     """The file name that a URL ends with; one made of the URL's hash when it ends with none."""
     try:
         path = urlsplit(url).path
@@ -165,7 +165,7 @@ def named(url: str) -> str:
     longest = _LONGEST_NAME - len((dot + ending).encode())
     if len(name.encode()) > _LONGEST_NAME:
         name = stem.encode()[: max(1, longest)].decode(errors="ignore") + dot + ending[:20]
-    return name or hashed(url)[:16]
+    return name or hash_text(url)[:16]
 
 
 def safe_name(given: str) -> str:

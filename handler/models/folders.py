@@ -16,7 +16,7 @@ from handler.settings import Settings
 logger = logging.getLogger(__name__)
 
 # Where a volume may hold folders of models. RunPod's pods keep a whole ComfyUI on theirs, its own template in runpod-slim/.
-LAYOUTS = ("models", "ComfyUI/models", "runpod-slim/ComfyUI/models")
+VOLUME_LAYOUTS = ("models", "ComfyUI/models", "runpod-slim/ComfyUI/models")
 # What ComfyUI 0.3.64 has in folder_paths.py, for a ComfyUI whose own list cannot be read: folder to kind of model.
 _KINDS = {
     **{
@@ -56,7 +56,7 @@ def make_model_dir(settings: Settings) -> None:
         logger.warning("MODEL_DIR=%s cannot be made: %s", folder, exc.strerror)
 
 
-def options(settings: Settings) -> list[str]:
+def command_line(settings: Settings) -> list[str]:
     """What ComfyUI's command line needs to know the model folders on volumes. Raises ComfyError.
 
     It names a file in CACHE_DIR, which is written here; where there are no such folders there is none.
@@ -116,7 +116,7 @@ def model_folders(settings: Settings) -> Iterator[ModelFolder]:
             yield ModelFolder(known.get(name, name), root / name, first)
 
 
-def same_model(path: Path, settings: Settings) -> Path | None:
+def find_on_volumes(path: Path, settings: Settings) -> Path | None:
     """The file of a volume that ComfyUI takes for the model of a path: of the same name, in a folder of the same kind."""
     kind = kinds_of_folders(settings.comfy_home).get(path.parent.name, path.parent.name)
     if is_file(path):
@@ -128,7 +128,7 @@ def same_model(path: Path, settings: Settings) -> Path | None:
 def _roots(settings: Settings) -> Iterator[Path]:
     yield settings.model_dir.absolute()
     for volume in volumes(settings):
-        yield from (volume / layout for layout in LAYOUTS)
+        yield from (volume / layout for layout in VOLUME_LAYOUTS)
         yield volume
 
 

@@ -59,7 +59,7 @@ class Entry:
 _ENTRIES = TypeAdapter(dict[Path, Entry])
 
 
-class Index:
+class ModelIndex:
     """The downloads, as a file in CACHE_DIR that several processes may share. They are found again after a restart."""
 
     def __init__(self, cache_dir: Path) -> None:
@@ -77,7 +77,7 @@ class Index:
             return {}
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[dict[Path, Entry]]:
+    def update(self) -> Iterator[dict[Path, Entry]]:
         """The entries, to be changed in place by one at a time; written when the block ends well and changed them."""
         with self._locked("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
             entries = self.entries()
@@ -85,21 +85,21 @@ class Index:
             yield entries
             if entries != before:
                 new = self._file.with_suffix(".new")
-                with disk.written("the list of downloaded models"):
+                with disk.writing("the list of downloaded models"):
                     new.write_bytes(orjson.dumps({str(path): entry for path, entry in entries.items()}))
                     new.replace(self._file)
 
-    def locked(self, name: str, timeout_s: float, complaint: str) -> AbstractContextManager[None]:
+    def lock(self, name: str, timeout_s: float, complaint: str) -> AbstractContextManager[None]:
         """A lock among all processes that share CACHE_DIR. Raises InputUnavailable with the complaint after the time-out.
 
         Two names may share one: who holds it must not ask for another.
         """
-        return self._locked(hashed(name)[:_LOCK_DIGITS], timeout_s, complaint)
+        return self._locked(hash_text(name)[:_LOCK_DIGITS], timeout_s, complaint)
 
     @contextlib.contextmanager
     def _locked(self, file: str, timeout_s: float, complaint: str) -> Iterator[None]:
         lock = filelock.FileLock(self._locks / f"{file}.lock")
-        with disk.written(f"CACHE_DIR={str(self._locks.parent)!r}"):
+        with disk.writing(f"CACHE_DIR={str(self._locks.parent)!r}"):
             self._locks.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=max(0.0, timeout_s), cancel_check=lambda: deadline.left_s() <= 0)
@@ -111,7 +111,7 @@ class Index:
             lock.release()
 
 
-def held(path: Path) -> BinaryIO:
+def open_in_use(path: Path) -> BinaryIO:
     """An open file that says to all processes, until it is closed, that it is in use.
 
     The lock goes with the open file, so that nothing stays behind when the process dies. A file system without such locks
@@ -123,7 +123,7 @@ def held(path: Path) -> BinaryIO:
     return file
 
 
-def without_oldest(entries: dict[Path, Entry], limit: float) -> dict[Path, Entry]:
+def evict(entries: dict[Path, Entry], limit: float) -> dict[Path, Entry]:
     """Remove the files that were used least recently until the rest has at most `limit` bytes; gives what was removed.
 
     Takes them out of `entries` as well. What the manifest asked for does not count; what is in use stays.
@@ -156,6 +156,6 @@ def _removed(path: Path) -> int:
     return names
 
 
-def hashed(text: str) -> str:
+def hash_text(text: str) -> str:
     """A name for a text that may hold secrets."""
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

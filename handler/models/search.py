@@ -33,7 +33,7 @@ Told = Callable[[], Mapping[str, Sequence[str]]]
 """Asks ComfyUI in which folders it looks for each kind of model; {} when it does not say."""
 
 
-class Whereabouts:
+class ModelSearch:
     """Says where ComfyUI looked for a model, and where else a file of that name lies. Safe to use from many threads."""
 
     def __init__(self, settings: Settings) -> None:
@@ -71,7 +71,7 @@ class Whereabouts:
         self._told, self._folders = told(), {}
         places = [folder for kind, folders in self._told.items() if kind != "custom_nodes" for folder in folders]
         own = [volumes.own_models(self._settings), self._settings.model_dir, *volumes.volumes(self._settings)]
-        for file in files([*map(Path, places), *own], time.monotonic() + _LONGEST_S):
+        for file in walk_files([*map(Path, places), *own], time.monotonic() + _LONGEST_S):
             if os.path.splitext(file.name)[1].lower() in _ENDINGS:  # noqa: PTH122 (a Path per file is slow)
                 self._folders.setdefault(file.name, []).append(Path(file.path).parent)
         self._until = time.monotonic() + _FRESH_S
@@ -82,7 +82,7 @@ def _listed(folders: Sequence[object]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def files(roots: Iterable[Path], end: float) -> Iterator["os.DirEntry[str]"]:
+def walk_files(roots: Iterable[Path], end: float) -> Iterator["os.DirEntry[str]"]:
     """The files below the folders, upper ones first; no link to a folder is followed, except where it is a root itself.
 
     It ends at `end` (of time.monotonic), and when there were too many.
@@ -122,11 +122,11 @@ def prepare(settings: Settings) -> None:
     """What is to be done before ComfyUI starts: MODEL_DIR is made, and with NETWORK_VOLUME_DEBUG the volumes are described."""
     volumes.make_model_dir(settings)
     if settings.network_volume_debug:
-        for line in described(settings):
+        for line in describe_volumes(settings):
             logger.info("volumes: %s", line)
 
 
-def described(settings: Settings) -> Iterator[str]:
+def describe_volumes(settings: Settings) -> Iterator[str]:
     """What the volumes hold, and what ComfyUI is told of it, in lines."""
     for volume in volumes.volumes(settings):
         yield f"{volume} {_state(volume)}"
@@ -136,7 +136,7 @@ def described(settings: Settings) -> Iterator[str]:
     for folder in folders:
         yield _contents(folder, _OTHER_ENDINGS.get(folder.kind, _ENDINGS) if folder.kind in kinds else None, end)
     if not folders:
-        places = ", ".join(f"{layout}/checkpoints" for layout in volumes.LAYOUTS)
+        places = ", ".join(f"{layout}/checkpoints" for layout in volumes.VOLUME_LAYOUTS)
         yield f"no folder of models was found; they may be {places} and the like, or checkpoints, loras, ... on top"
     text = volumes.extra_model_paths(settings)
     yield from ["ComfyUI is told:", *text.splitlines()] if text else ["ComfyUI is told of no further folder"]
@@ -150,7 +150,7 @@ def _state(volume: Path) -> str:
 
 def _contents(folder: ModelFolder, endings: Collection[str] | None, end: float) -> str:
     number, size, ignored = 0, 0, []
-    for file in files([folder.path], end):
+    for file in walk_files([folder.path], end):
         if endings is None or os.path.splitext(file.name)[1].lower() in endings:  # noqa: PTH122
             number, size = number + 1, size + _size(file)
         else:

@@ -17,19 +17,19 @@ from typing import Protocol
 class Connection(Protocol):
     """What `bind` needs: a place to remember whom the connection serves."""
 
-    serves: "Watch | None"
+    serves: "Deadline | None"
 
 
 @contextlib.contextmanager
-def within(end: float) -> Iterator["Watch"]:
-    """Run the block until `end`, in seconds of time.monotonic; a block around it may end it earlier, and so may `Watch.cut`.
+def within(end: float) -> Iterator["Deadline"]:
+    """Run the block until `end`, in seconds of time.monotonic; a block around it may end it earlier, and so may `Deadline.cut`.
 
     Then whatever waits on one of its connections fails, and so does a new one; the block raises TimeoutError, whatever else it
     would have raised or given. The connections are those that `guard` makes for this thread, and for others that run in a copy of
     its context.
     """
     outer = _current.get()
-    watch = Watch(min(end, outer.end) if outer else end)
+    watch = Deadline(min(end, outer.end) if outer else end)
     token = _current.set(watch)
     try:
         with watch.watching(), outer.around(watch) if outer else contextlib.nullcontext():
@@ -56,7 +56,7 @@ def bind(connection: Connection, sock: socket.socket) -> None:
         watch.add(connection, sock)
 
 
-class Watch:
+class Deadline:
     """The connections of one block, and its end."""
 
     def __init__(self, end: float) -> None:
@@ -64,7 +64,7 @@ class Watch:
         self._late = False
         self._lock = threading.Lock()
         self._bound: list[tuple[Connection, socket.socket]] = []
-        self._inner: set[Watch] = set()
+        self._inner: set[Deadline] = set()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -86,8 +86,8 @@ class Watch:
                 raise TimeoutError
 
     @contextlib.contextmanager
-    def around(self, inner: "Watch") -> Iterator[None]:
-        """Cut the watch of a block inside this one together with this."""
+    def around(self, inner: "Deadline") -> Iterator[None]:
+        """Cut the deadline of a block inside this one together with this."""
         with self._lock:
             if self._late:
                 raise TimeoutError
@@ -119,4 +119,4 @@ class Watch:
             watch.cut()
 
 
-_current: ContextVar[Watch | None] = ContextVar("deadline", default=None)
+_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)

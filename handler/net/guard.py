@@ -32,7 +32,7 @@ _NOT_PUBLIC = [
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def session(
+def new_session(
     *, allow_private: bool, trusted: Iterable[str] = (), proxies: Mapping[str, str] | None = None
 ) -> requests.Session:
     """A session that connects to public addresses only, unless told otherwise; redirects are checked like the rest.
@@ -56,7 +56,7 @@ def session(
     return made
 
 
-def guarded(pools: Mapping[str, Any], *, public: bool) -> dict[str, type[HTTPConnectionPool]]:
+def guard_pools(pools: Mapping[str, Any], *, public: bool) -> dict[str, type[HTTPConnectionPool]]:
     """Kinds of pools, by scheme, whose connections keep to `deadline.within`, as those of a session do.
 
     With `public` they refuse addresses that are not, with ForbiddenUrl.
@@ -64,7 +64,7 @@ def guarded(pools: Mapping[str, Any], *, public: bool) -> dict[str, type[HTTPCon
     return {scheme: _guarded(pool, public) for scheme, pool in pools.items()}
 
 
-def check(url: str, *, allow_private: bool) -> None:
+def check_url(url: str, *, allow_private: bool) -> None:
     """Raise BadRequest for what is no URL of a server, ForbiddenUrl for one that leads to an address that is not public.
 
     For an early answer only: the connection itself has to be guarded as well, for a name can lead elsewhere the next time.
@@ -136,7 +136,7 @@ class _Connection(HTTPConnection):
     """What a kind of connection is mixed with."""
 
     public = False
-    serves: deadline.Watch | None = None
+    serves: deadline.Deadline | None = None
 
     def _new_conn(self) -> socket.socket:
         """A socket to an address that was checked: the name is resolved once, so a second answer of its DNS changes nothing."""
@@ -186,12 +186,12 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = guarded(_POOLS, public=self.public)
+        self.poolmanager.pool_classes_by_scheme = guard_pools(_POOLS, public=self.public)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
         # The proxy is the operator's: it may be anywhere.
-        manager.pool_classes_by_scheme = guarded(_POOLS, public=False)
+        manager.pool_classes_by_scheme = guard_pools(_POOLS, public=False)
         return manager
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
@@ -211,5 +211,5 @@ class _PublicAdapter(_Adapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         if kwargs.get("proxies"):
             # The proxy looks the name up anew; all that can be done here is to look at the name.
-            check(str(request.url), allow_private=False)
+            check_url(str(request.url), allow_private=False)
         return super().send(request, *args, **kwargs)

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from handler import logs
 from handler.errors import ComfyCrashed, HandlerError, ServerStopped
 from handler.graphs.workflows import BadWorkflow
-from handler.lifecycle import Host
+from handler.lifecycle import Lifecycle
 from handler.runpod import fitness
-from handler.runpod.updates import Teller
+from handler.runpod.updates import ProgressUpdates
 from handler.runpod.worker import MAX_RESULT_SIZE_MB, Worker
 from handler.settings import BadSettings, Settings
 from handler.threads import begun
@@ -44,7 +44,7 @@ def main() -> int:
     try:
         settings = _settings()
         logs.configure(settings.log_level)
-        host = Host(settings, on_exit=lambda code: adapter.comfyui_ended(code))
+        host = Lifecycle(settings, on_exit=lambda code: adapter.comfyui_ended(code))
         adapter = _Adapter(host)
     except (BadSettings, BadWorkflow) as exc:
         sys.stderr.write(f"cannot start: {exc}\n")
@@ -71,7 +71,7 @@ def _settings() -> Settings:
     return settings
 
 
-def _start(host: Host) -> None:
+def _start(host: Lifecycle) -> None:
     """Start ComfyUI; the SDK, which takes its time as well, is imported meanwhile.
 
     Both on threads of their own: a signal that ends the main thread must not do so in the middle of an import.
@@ -106,7 +106,7 @@ def _start(host: Host) -> None:
 class _Adapter:
     """The worker inside the SDK's loop. A task of the SDK is one job, from its start until its result has been sent."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Lifecycle) -> None:
         self.exit_code = 0
         self._host = host
         self._settings = host.service.settings
@@ -233,7 +233,7 @@ def _left(seconds: float) -> Callable[[], float]:
     return lambda: end - time.monotonic()
 
 
-def _teller(job: dict[str, Any]) -> Teller:
+def _teller(job: dict[str, Any]) -> ProgressUpdates:
     """Sends a job's progress as the SDK's `progress_update` does, which does not tell when it has arrived."""
     from runpod.http_client import AsyncClientSession
     from runpod.serverless.modules import rp_http, worker_state
@@ -243,7 +243,7 @@ def _teller(job: dict[str, Any]) -> Teller:
             async with AsyncClientSession() as session:
                 await rp_http.send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
-    return Teller(send)
+    return ProgressUpdates(send)
 
 
 def _on_thread(work: Callable[[], T]) -> "asyncio.Future[T]":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handler.errors import HandlerError
-from handler.lifecycle import Host
+from handler.lifecycle import Lifecycle
 
 _ROOM = 16 << 20
 
@@ -15,12 +15,12 @@ class Unfit(RuntimeError):
     """The worker must not take jobs. The message is one line that says why."""
 
 
-def checks(host: Host) -> list[Callable[[], None]]:
+def checks(host: Lifecycle) -> list[Callable[[], None]]:
     """What the SDK is to call before the first job. Each raises Unfit, with ComfyUI stopped: the SDK then ends the process."""
     return [_stopping(check, host) for check in (comfyui_answers, comfyui_has_a_gpu, disk_has_room)]
 
 
-def _stopping(check: Callable[[Host], None], host: Host) -> Callable[[], None]:
+def _stopping(check: Callable[[Lifecycle], None], host: Lifecycle) -> Callable[[], None]:
     def checked() -> None:
         try:
             check(host)
@@ -32,13 +32,13 @@ def _stopping(check: Callable[[Host], None], host: Host) -> Callable[[], None]:
     return checked
 
 
-def comfyui_answers(host: Host) -> None:
+def comfyui_answers(host: Lifecycle) -> None:
     """Raise Unfit when ComfyUI went away since the start."""
     if not host.service.comfy.alive():
         raise Unfit(f"ComfyUI does not answer at {host.service.comfy.url}")
 
 
-def comfyui_has_a_gpu(host: Host) -> None:
+def comfyui_has_a_gpu(host: Lifecycle) -> None:
     """Raise Unfit when ComfyUI computes on the CPU though nobody told it to: a job would take hours there."""
     settings = host.service.settings
     if not settings.starts_comfyui or settings.cmd is None or "--cpu" in shlex.split(settings.cmd):
@@ -47,7 +47,7 @@ def comfyui_has_a_gpu(host: Host) -> None:
         raise Unfit("ComfyUI found no GPU; with --cpu in its command it may do without")
 
 
-def disk_has_room(host: Host) -> None:
+def disk_has_room(host: Lifecycle) -> None:
     """Raise Unfit when the folders of inputs and outputs cannot take a file of 16 MB."""
     settings = host.service.settings
     for folder in (settings.input_dir, settings.output_dir):

@@ -13,7 +13,7 @@ _SOON_S = 0.1
 _SEND_S = 5.0
 
 
-class Teller:
+class ProgressUpdates:
     """Updates of one job on their way from its thread to `send`: one at a time, the latest, and none after `end`.
 
     An update that arrives after the job's result would take the result's place.

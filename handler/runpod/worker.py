@@ -10,7 +10,7 @@ import orjson
 
 from handler.errors import ComfyCrashed, ComfyUnreachable, GpuLost, HandlerError, ServerStopped
 from handler.jobs.progress import Progress, Tell
-from handler.lifecycle import Host
+from handler.lifecycle import Lifecycle
 from handler.pipeline import execute, prepare
 from handler.ticket import Ticket
 
@@ -26,7 +26,7 @@ _FATAL = (ComfyCrashed, ComfyUnreachable, GpuLost)
 class Worker:
     """Runs jobs, and knows whether it can go on."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Lifecycle) -> None:
         self._host = host
         self._tickets: set[Ticket] = set()
         self._lock = threading.Lock()

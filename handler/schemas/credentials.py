@@ -63,14 +63,14 @@ class Credential(BaseModel):
     auth: Auth
 
 
-def chosen(credentials: Sequence[Credential], url: str) -> Auth | None:
+def find_auth(credentials: Sequence[Credential], url: str) -> Auth | None:
     """The auth of the first credential whose pattern matches the whole URL. Raises BadRequest for an endless one."""
     if credentials and len(url) > MAX_URL_LENGTH:
         raise BadRequest(f"A URL has more than {MAX_URL_LENGTH} characters.")
-    return next((one.auth for one in credentials if matches(one.url_pattern, url)), None)
+    return next((one.auth for one in credentials if matches_pattern(one.url_pattern, url)), None)
 
 
-def matches(pattern: str, text: str) -> bool:
+def matches_pattern(pattern: str, text: str) -> bool:
     """Whether a pattern with *, ** and ? matches a whole text.
 
     All places of the pattern that the text so far can have reached are followed at once, as the bits of a number: the time

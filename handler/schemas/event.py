@@ -6,7 +6,7 @@ from typing import Any
 from handler.errors import BadRequest
 from handler.schemas.request import PromptRequest, WorkflowRequest
 from handler.schemas.worker_comfyui import WorkerRequest
-from handler.validation import check_json, validated
+from handler.validation import check_json, validate
 
 Request = PromptRequest | WorkflowRequest | WorkerRequest
 
@@ -21,6 +21,6 @@ def parse_event(event: Mapping[str, Any]) -> Request:
     check_json(given)
     if "workflow" in given and "prompt" not in given:
         if isinstance(given["workflow"], dict):
-            return validated(WorkerRequest, given)
-        return validated(WorkflowRequest, given)
-    return validated(PromptRequest, given)
+            return validate(WorkerRequest, given)
+        return validate(WorkflowRequest, given)
+    return validate(PromptRequest, given)

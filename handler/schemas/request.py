@@ -16,7 +16,7 @@ from pydantic import (
 
 from handler.graphs.graph import Graph
 from handler.schemas.conversion import ConvertOutput, ConvertPng
-from handler.schemas.credentials import Auth, Credential, chosen
+from handler.schemas.credentials import Auth, Credential, find_auth
 from handler.schemas.uploads import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
 from handler.urls import MAX_URL_LENGTH, origin, redact_urls
 
@@ -97,7 +97,7 @@ class Options(BaseModel):
 
     def auth_for(self, url: str) -> Auth | None:
         """The caller's credentials for a URL."""
-        return chosen(self.credentials, url)
+        return find_auth(self.credentials, url)
 
     def echo(self) -> dict[str, Any]:
         """The caller's options, as the answer repeats them: without the secret ones, and without what is secret in URLs."""

@@ -60,7 +60,7 @@ class Storage(Protocol):
         """
 
 
-def chosen(url: str, settings: Settings) -> Storage:
+def store_for_url(url: str, settings: Settings) -> Storage:
     """The store of a URL. Raises InputUnavailable for one that no store knows, and for one without an end."""
     if len(url) > MAX_URL_LENGTH:
         raise InputUnavailable(f"A URL has more than {MAX_URL_LENGTH} characters.")
@@ -70,7 +70,7 @@ def chosen(url: str, settings: Settings) -> Storage:
     raise InputUnavailable(f"{describe_url(url)}: only http, https, s3 and hf URLs can be fetched.")
 
 
-def receiver(upload: Upload, settings: Settings) -> Storage:
+def store_for_upload(upload: Upload, settings: Settings) -> Storage:
     """The store of an upload."""
     return next(store for store in _stores(settings) if store.takes(upload))
 

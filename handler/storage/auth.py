@@ -14,7 +14,7 @@ AuthFor = Callable[[str], Auth | None]
 """Asks for the caller's credentials for a URL."""
 
 
-def bare(url: str) -> tuple[str, BasicAuth | None]:
+def split_userinfo(url: str) -> tuple[str, BasicAuth | None]:
     """A URL without user and password, and these as auth. Raises ValueError for what is no URL."""
     parts = urlsplit(url)
     named, at, host = parts.netloc.rpartition("@")
@@ -25,7 +25,7 @@ def bare(url: str) -> tuple[str, BasicAuth | None]:
     return urlunsplit(parts._replace(netloc=host)), auth
 
 
-def addressed(url: str, auth: Auth | None, settings: Settings) -> tuple[str, dict[str, str]]:
+def authorize(url: str, auth: Auth | None, settings: Settings) -> tuple[str, dict[str, str]]:
     """The URL and the headers of one request: with the auth, and with the operator's header for the operator's hosts.
 
     S3 keys sign requests to S3, no web server is shown them.

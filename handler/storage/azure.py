@@ -16,7 +16,7 @@ from handler.schemas.credentials import Auth, QueryAuth
 from handler.schemas.uploads import AzureUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
-from handler.storage.download import check_url, downloaded
+from handler.storage.download import check_url, download
 from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits, Version
 from handler.urls import describe_url, origin, redact_url
 
@@ -61,7 +61,7 @@ class AzureStorage:
         elif own is not None and auth is None and "sig" not in parse_qs(urlsplit(url).query):
             url = _signed(url, own.reading(url, timeout_s))
         trusted = [own.endpoint] if own else []
-        downloaded(url, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=trusted)
+        download(url, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=trusted)
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, AzureUpload)
@@ -109,7 +109,7 @@ class AzureStorage:
                 "There are no credentials for Azure Blob Storage: set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, "
                 "or send `credentials` of type query."
             )
-        session = guard.session(allow_private=True, proxies=self._settings.proxies)
+        session = guard.new_session(allow_private=True, proxies=self._settings.proxies)
         return _client(account, upload.container, name or "?", sas, session)
 
 

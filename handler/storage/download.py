@@ -13,22 +13,22 @@ from handler.errors import InputUnavailable
 from handler.net import deadline, guard
 from handler.schemas.credentials import Auth
 from handler.settings import Settings
-from handler.storage.auth import addressed, bare, same_server
+from handler.storage.auth import authorize, same_server, split_userinfo
 from handler.storage.transfer import (
     CONNECT_TIMEOUT_S,
-    FAILURES,
     IDLE_TIMEOUT_S,
+    TRANSFER_ERRORS,
     Limits,
     Version,
-    copied,
-    emptied,
-    fits,
-    reason,
+    continues_at,
+    copy_body,
+    empty,
+    failure_reason,
 )
 from handler.urls import describe_url
 
 
-def downloaded(
+def download(
     url: str,
     file: BinaryIO,
     *,
@@ -45,24 +45,24 @@ def downloaded(
     try:
         with (
             deadline.within(limits.end),
-            guard.session(
+            guard.new_session(
                 allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
             ) as session,
         ):
-            _Download(session, url, auth, limits, settings).into(file, version)
-    except FAILURES as exc:
-        raise InputUnavailable(f"{limits.name} cannot be fetched: {reason(exc)}.") from exc
+            _Download(session, url, auth, limits, settings).download_to(file, version)
+    except TRANSFER_ERRORS as exc:
+        raise InputUnavailable(f"{limits.name} cannot be fetched: {failure_reason(exc)}.") from exc
 
 
 def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool = False) -> None:
     """Raise what `downloaded` would raise before it connects. `trusted`: the server need not be public."""
     try:
-        plain, own = bare(url)
-        where, headers = addressed(plain, auth or own, settings)
+        plain, own = split_userinfo(url)
+        where, headers = authorize(plain, auth or own, settings)
         requests.Request("GET", where, headers).prepare()
-    except FAILURES as exc:
-        raise InputUnavailable(f"{describe_url(url)} cannot be fetched: {reason(exc)}.") from exc
-    guard.check(where, allow_private=trusted or settings.allow_private_urls)
+    except TRANSFER_ERRORS as exc:
+        raise InputUnavailable(f"{describe_url(url)} cannot be fetched: {failure_reason(exc)}.") from exc
+    guard.check_url(where, allow_private=trusted or settings.allow_private_urls)
 
 
 class _Download:
@@ -70,10 +70,10 @@ class _Download:
         self, session: requests.Session, url: str, auth: Auth | None, limits: Limits, settings: Settings
     ) -> None:
         self._session, self._limits, self._settings = session, limits, settings
-        self._url, own = bare(url)
+        self._url, own = split_userinfo(url)
         self._auth = auth or own
 
-    def into(self, file: BinaryIO, version: Version | None) -> None:
+    def download_to(self, file: BinaryIO, version: Version | None) -> None:
         held = file.seek(0, os.SEEK_END)
         known = version.known() if version and held else None
         if known and self._continued(file, held, known):
@@ -81,7 +81,7 @@ class _Download:
         with self._opened({}) as response:
             if response.status_code != requests.codes.ok:
                 raise self._refused(response)
-            emptied(file)
+            empty(file)
             if version:
                 version.keep(_version(response.headers))
             self._copy(response, file)
@@ -95,7 +95,7 @@ class _Download:
                 # RFC 9110, 15.5.17: the answer says how long the file is, here when it is complete already.
                 total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
                 return total is not None and int(total[1]) == held
-            if not fits(held, response.status_code, response.headers.get("Content-Range")):
+            if not continues_at(held, response.status_code, response.headers.get("Content-Range")):
                 return False
             self._copy(response, file)
             return True
@@ -105,7 +105,7 @@ class _Download:
         if encoding not in ("", "identity"):
             # It was asked for as it is. Unpacked, a few kB could be any number of GB.
             raise InputUnavailable(f"{self._limits.name} is sent compressed, which was not asked for.")
-        copied(response.raw, file, self._limits)
+        copy_body(response.raw, file, self._limits)
 
     def _opened(self, headers: dict[str, str]) -> requests.Response:
         """The answer behind all redirects; none but the first server is shown the caller's credentials.
@@ -114,7 +114,7 @@ class _Download:
         """
         url, auth = self._url, self._auth
         for _ in range(self._session.max_redirects + 1):
-            where, secret = addressed(url, auth, self._settings)
+            where, secret = authorize(url, auth, self._settings)
             response = self._session.get(
                 where, headers=secret | headers, stream=True, allow_redirects=False, timeout=self._timeouts()
             )
@@ -122,7 +122,7 @@ class _Download:
             if target is None:
                 return response
             response.close()
-            onward, own = bare(urljoin(url, target))
+            onward, own = split_userinfo(urljoin(url, target))
             if not onward.lower().startswith(("http://", "https://")):
                 raise requests.exceptions.InvalidSchema
             if not same_server(url, onward):

@@ -17,7 +17,7 @@ from handler.schemas.credentials import Auth, BearerAuth
 from handler.schemas.uploads import HfUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
-from handler.storage.download import check_url, downloaded
+from handler.storage.download import check_url, download
 from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
 from handler.urls import describe_url, origin, quote_path, redact_url
 
@@ -58,7 +58,7 @@ class HfStorage:
         if auth is None and token:
             auth = BearerAuth(type="bearer", token=token)
         where = self._resolved(url)
-        downloaded(where, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=[self._hub])
+        download(where, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=[self._hub])
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, HfUpload)
@@ -183,7 +183,7 @@ def _bound(request: Any) -> None:
 
 
 class _Connection:
-    serves: deadline.Watch | None = None
+    serves: deadline.Deadline | None = None
 
 
 def _repeated(do: Callable[[], object]) -> None:

@@ -18,9 +18,9 @@ from handler.net import deadline, guard
 from handler.schemas.credentials import Auth
 from handler.schemas.uploads import HttpUpload, Upload
 from handler.settings import Settings
-from handler.storage.auth import AuthFor, addressed, bare
-from handler.storage.download import check_url, downloaded
-from handler.storage.transfer import CONNECT_TIMEOUT_S, FAILURES, IDLE_TIMEOUT_S, Limits, Version, reason
+from handler.storage.auth import AuthFor, authorize, split_userinfo
+from handler.storage.download import check_url, download
+from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, TRANSFER_ERRORS, Limits, Version, failure_reason
 from handler.urls import describe_url, quote_path, redact_url
 
 
@@ -45,7 +45,7 @@ class HttpStorage:
         timeout_s: float,
     ) -> None:
         limits = Limits.of(redact_url(url), max_bytes, timeout_s)
-        downloaded(url, file, version=version, auth=auth, limits=limits, settings=self._settings)
+        download(url, file, version=version, auth=auth, limits=limits, settings=self._settings)
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, HttpUpload)
@@ -53,20 +53,22 @@ class HttpStorage:
     def check(self, upload: Upload, auth_for: AuthFor) -> None:  # noqa: ARG002 (any or no credentials will do)
         """Refuses what is no URL, and addresses that are not public."""
         assert isinstance(upload, HttpUpload)
-        guard.check(upload.url_prefix, allow_private=self._settings.allow_private_urls)
+        guard.check_url(upload.url_prefix, allow_private=self._settings.allow_private_urls)
 
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
     ) -> str:
         assert isinstance(upload, HttpUpload)
-        url, own = bare(_target(upload.url_prefix, filename))
-        where, headers = addressed(url, auth_for(url) or own, self._settings)
+        url, own = split_userinfo(_target(upload.url_prefix, filename))
+        where, headers = authorize(url, auth_for(url) or own, self._settings)
         put = _Put(where, {"Content-Type": mime_type, **headers}, content, size)
-        with guard.session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
+        with guard.new_session(
+            allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies
+        ) as session:
             try:
                 status = put.done(session)
-            except FAILURES as exc:
-                raise DeliveryError(f"{describe_url(url)} did not take the upload: {reason(exc)}.") from exc
+            except TRANSFER_ERRORS as exc:
+                raise DeliveryError(f"{describe_url(url)} did not take the upload: {failure_reason(exc)}.") from exc
         if not 200 <= status < 300:
             # A redirect is none: a PUT that is sent on would show the file to a server that nobody named.
             raise DeliveryError(f"{describe_url(url)} answered {status} to the upload.")

@@ -13,7 +13,7 @@ from handler.net import guard
 from handler.schemas.credentials import S3Auth
 from handler.schemas.uploads import BucketUpload
 from handler.settings import BadSettings, Settings
-from handler.validation import validated
+from handler.validation import validate
 
 
 class S3Config(BaseModel):
@@ -27,13 +27,13 @@ class S3Config(BaseModel):
     endpoint_url: str = Field(pattern=r"^https?://[^/]")
 
 
-def chosen(event: Mapping[str, Any], request_id: str, settings: Settings) -> BucketUpload | None:
+def choose_bucket(event: Mapping[str, Any], request_id: str, settings: Settings) -> BucketUpload | None:
     """Where the outputs of an event may go; None without a bucket.
 
     Raises BadRequest for an `s3Config` that is none, and ForbiddenUrl for its endpoint.
     """
     if event.get("s3Config") is not None:
-        given = validated(S3Config, event["s3Config"], at="s3Config", strict=False)
+        given = validate(S3Config, event["s3Config"], at="s3Config", strict=False)
         _check_endpoint(given.endpoint_url, settings)
         auth = _auth(given.endpoint_url, given.access_id, given.access_secret)
         return _upload(given.bucket_name, request_id, auth, settings)
@@ -45,7 +45,7 @@ def chosen(event: Mapping[str, Any], request_id: str, settings: Settings) -> Buc
     return _upload(name, request_id, _auth(settings.bucket_endpoint_url, key, secret), settings)
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Raise BadSettings for a bucket without its keys."""
     if settings.bucket_endpoint_url and not (settings.bucket_access_key_id and settings.bucket_secret_access_key):
         raise BadSettings("BUCKET_ENDPOINT_URL needs BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY")
@@ -53,7 +53,7 @@ def check(settings: Settings) -> None:
 
 def _check_endpoint(url: str, settings: Settings) -> None:
     try:
-        guard.check(url, allow_private=settings.allow_private_urls or url == settings.bucket_endpoint_url)
+        guard.check_url(url, allow_private=settings.allow_private_urls or url == settings.bucket_endpoint_url)
     except BadRequest as exc:
         exc.location = "s3Config.endpointUrl"
         raise

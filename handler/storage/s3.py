@@ -17,11 +17,11 @@ from handler.storage.auth import AuthFor
 from handler.storage.s3_object import S3Object
 from handler.storage.transfer import (
     CONNECT_TIMEOUT_S,
-    FAILURES,
     IDLE_TIMEOUT_S,
+    TRANSFER_ERRORS,
     Limits,
     Version,
-    reason,
+    failure_reason,
 )
 from handler.urls import shorten
 
@@ -64,7 +64,7 @@ class S3Storage:
         client = _client(replace(self._account(auth), wait_s=wait_s))
         try:
             with deadline.within(limits.end):
-                S3Object(client, bucket, key).into(file, version, limits)
+                S3Object(client, bucket, key).download_to(file, version, limits)
         except _failures() as exc:
             raise _translated(exc, InputUnavailable, f"{limits.name} cannot be fetched") from exc
 
@@ -122,7 +122,7 @@ class S3Storage:
             if not auth.endpoint:
                 return common
             allowed = settings.allow_private_urls or auth.endpoint == settings.bucket_endpoint_url
-            guard.check(auth.endpoint, allow_private=allowed)
+            guard.check_url(auth.endpoint, allow_private=allowed)
             return replace(common, endpoint=auth.endpoint, guarded=not allowed)
         secret, token = settings.aws_secret_access_key, settings.aws_session_token
         return replace(
@@ -205,7 +205,7 @@ def _built(account: _Account) -> Any:
         ) from exc
     # botocore has no public hook for its connections.
     pools = client._endpoint.http_session._pool_classes_by_scheme
-    pools.update(guard.guarded(pools, public=account.guarded))
+    pools.update(guard.guard_pools(pools, public=account.guarded))
     return client
 
 
@@ -248,7 +248,7 @@ def _failures() -> tuple[type[Exception], ...]:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    return (*FAILURES, Boto3Error, BotoCoreError, ClientError)
+    return (*TRANSFER_ERRORS, Boto3Error, BotoCoreError, ClientError)
 
 
 def _translated(exc: Exception, kind: type[HandlerError], failed: str) -> HandlerError:
@@ -268,7 +268,7 @@ def _translated(exc: Exception, kind: type[HandlerError], failed: str) -> Handle
         ((known.SSLError,), "the certificate is not valid"),
         ((known.ConnectionError, known.HTTPClientError), "no connection"),
     )
-    return kind(f"{failed}: {next((text for types, text in kinds if isinstance(exc, types)), reason(exc))}.")
+    return kind(f"{failed}: {next((text for types, text in kinds if isinstance(exc, types)), failure_reason(exc))}.")
 
 
 def _answered(response: dict[str, Any]) -> str:

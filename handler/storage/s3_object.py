@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 
 import requests
 
-from handler.storage.transfer import Limits, Version, copied, emptied, fits
+from handler.storage.transfer import Limits, Version, continues_at, copy_body, empty
 
 
 class S3Object:
@@ -14,13 +14,13 @@ class S3Object:
     def __init__(self, client: Any, bucket: str, key: str) -> None:
         self._client, self._where = client, {"Bucket": bucket, "Key": key}
 
-    def into(self, file: BinaryIO, version: Version | None, limits: Limits) -> None:
+    def download_to(self, file: BinaryIO, version: Version | None, limits: Limits) -> None:
         held = file.seek(0, os.SEEK_END)
         known = version.known() if version and held else None
         if known and self._continued(file, held, known, limits):
             return
         answer = self._client.get_object(**self._where)
-        emptied(file)
+        empty(file)
         if version:
             version.keep(answer.get("ETag"))
         self._copy(answer, file, limits)
@@ -38,7 +38,7 @@ class S3Object:
             raise
         status = answer["ResponseMetadata"]["HTTPStatusCode"]
         # Not every store knows IfMatch.
-        if answer.get("ETag", known) != known or not fits(held, status, answer.get("ContentRange")):
+        if answer.get("ETag", known) != known or not continues_at(held, status, answer.get("ContentRange")):
             answer["Body"].close()
             return False
         self._copy(answer, file, limits)
@@ -48,4 +48,4 @@ class S3Object:
         # What the body gives here is urllib3's stream: botocore's own read waits for as many bytes as it is asked for,
         # however slowly they come.
         with answer["Body"] as stream:
-            copied(stream, file, limits)
+            copy_body(stream, file, limits)

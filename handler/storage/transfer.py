@@ -17,7 +17,7 @@ CONNECT_TIMEOUT_S = 10
 IDLE_TIMEOUT_S = 60
 """How long nothing may come."""
 
-FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+TRANSFER_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 """What connections, streams and URLs raise; `reason` says it in words."""
 
 _CHUNK = 1 << 16
@@ -64,13 +64,13 @@ class Version:
             return None
 
     def keep(self, name: str | None) -> None:
-        with disk.written(self.path.name):
+        with disk.writing(self.path.name):
             self.path.unlink(missing_ok=True)
             if name is not None:
                 self.path.write_text(name)
 
 
-def copied(stream: urllib3.HTTPResponse, file: BinaryIO, limits: Limits) -> None:
+def copy_body(stream: urllib3.HTTPResponse, file: BinaryIO, limits: Limits) -> None:
     """Write the rest of a body to the file, from where the file stands.
 
     Raises TooLarge, DiskFull, or what the stream raises; what has arrived is in the file then.
@@ -83,22 +83,22 @@ def copied(stream: urllib3.HTTPResponse, file: BinaryIO, limits: Limits) -> None
     while chunk := stream.read1(_CHUNK):
         size += len(chunk)
         limits.check(size)
-        with disk.written(limits.name):
+        with disk.writing(limits.name):
             file.write(chunk)
 
 
-def emptied(file: BinaryIO) -> None:
+def empty(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
 
 
-def fits(held: int, status: int, content_range: str | None) -> bool:
+def continues_at(held: int, status: int, content_range: str | None) -> bool:
     """Whether the answer to `Range: bytes=<held>-` holds what comes behind the first bytes."""
     start = re.match(r"bytes (\d+)-", content_range or "")
     return status == requests.codes.partial_content and start is not None and int(start[1]) == held
 
 
-def reason(exc: Exception) -> str:
+def failure_reason(exc: Exception) -> str:
     """Why a transfer failed, for the caller: the texts of these exceptions hold addresses and whole URLs."""
     kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
         ((TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError), "it took too long"),

@@ -25,11 +25,11 @@ _PASSING = {408, 409, 425, 429}
 _SLOWEST = 100_000
 
 
-class Failed(Exception):
+class DeliveryFailed(Exception):
     """A try failed; another one may do better."""
 
 
-class Refused(Exception):
+class DeliveryRefused(Exception):
     """It will never arrive."""
 
 
@@ -88,15 +88,15 @@ def post(
         ):
             status = answer.status_code
     except ForbiddenUrl as exc:
-        raise Refused("it is not at a public address") from exc
+        raise DeliveryRefused("it is not at a public address") from exc
     except ValueError as exc:
-        raise Refused("the URL cannot be used") from exc
+        raise DeliveryRefused("the URL cannot be used") from exc
     except (requests.RequestException, OSError) as exc:
-        raise Failed(type(exc).__name__) from exc
+        raise DeliveryFailed(type(exc).__name__) from exc
     if 400 <= status < 500 and status not in _PASSING:
-        raise Refused(f"it answered {status}")
+        raise DeliveryRefused(f"it answered {status}")
     if not 200 <= status < 300:
-        raise Failed(f"it answered {status}")
+        raise DeliveryFailed(f"it answered {status}")
 
 
 class Signer:
@@ -121,7 +121,7 @@ def header_id(webhook_id: str) -> str:
     return re.sub(r"[^ -~]|^ +| +\Z", lambda part: quote(part[0], safe="", errors="surrogatepass"), webhook_id)
 
 
-def shown(url: str) -> str:
+def receiver_host(url: str) -> str:
     """Whose URL it is: host and port. The rest may hold a password or a token."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2]

@@ -15,10 +15,10 @@ import tenacity
 
 from handler.net import guard
 from handler.settings import Settings
-from handler.webhooks.message import Delivery, Failed, Refused, Signer, post, shown
-from handler.webhooks.store import Spool, address, alone, read
+from handler.webhooks.message import Delivery, DeliveryFailed, DeliveryRefused, Signer, post, receiver_host
+from handler.webhooks.store import WebhookStore, address, logging_os_errors, read_deliveries
 
-__all__ = ["Delivery", "Outbox", "Promise"]
+__all__ = ["Delivery", "Promise", "WebhookQueue"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Promise:
             self._settle(deliveries)
 
 
-class Outbox:
+class WebhookQueue:
     """Webhooks to callers. Each arrives at least once, under one id, whatever dies in between; sending never blocks a job.
 
     `send`, and `keep` of a promise, return when the webhooks are on the disk. Those of one job to one URL are sent in order.
@@ -69,12 +69,12 @@ class Outbox:
         """Raises BadSettings. Nothing is read or written yet."""
         self._settings = settings
         self._signer = Signer(settings)
-        self._spool = Spool(settings.cache_dir / "webhooks", max_age_s=max_age_s, max_bytes=max_bytes)
+        self._spool = WebhookStore(settings.cache_dir / "webhooks", max_age_s=max_age_s, max_bytes=max_bytes)
         self._timeout_s = timeout_s
         self._sweep_interval_s = sweep_interval_s
         self._stopping = threading.Event()
         self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Failed),
+            retry=tenacity.retry_if_exception_type(DeliveryFailed),
             stop=tenacity.stop_after_attempt(max(1, settings.prompt_webhook_retries))
             | tenacity.stop_when_event_set(self._stopping),
             wait=tenacity.wait_exponential(backoff_s, _LONGEST_BACKOFF_S) + tenacity.wait_random(0, backoff_s),
@@ -184,18 +184,20 @@ class Outbox:
             return lane
 
     def _serve(self, lane: "_Lane") -> None:
-        with guard.session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
+        with guard.new_session(
+            allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies
+        ) as session:
             for letter in lane.letters:
                 if self._stopping.is_set():
                     return
                 if isinstance(letter, Path):
-                    with alone(letter):
+                    with logging_os_errors(letter):
                         self._serve_saved(letter, session)
                 else:
                     self._delivered(letter, session)
 
     def _serve_saved(self, path: Path, session: requests.Session) -> None:
-        for delivery in read(path):
+        for delivery in read_deliveries(path):
             if self._delivered(delivery, session):
                 path.unlink(missing_ok=True)
 
@@ -203,10 +205,12 @@ class Outbox:
         """Whether a webhook is done with: it has arrived, or never will."""
         try:
             self._retrying(self._try, delivery, session)
-        except Refused as exc:
-            logger.error("job %r: its webhook to %s is dropped: %s", delivery.webhook_id, shown(delivery.url), exc)
-        except Failed as exc:
-            logger.warning("job %r: its webhook to %s waits: %s", delivery.webhook_id, shown(delivery.url), exc)
+        except DeliveryRefused as exc:
+            logger.error(
+                "job %r: its webhook to %s is dropped: %s", delivery.webhook_id, receiver_host(delivery.url), exc
+            )
+        except DeliveryFailed as exc:
+            logger.warning("job %r: its webhook to %s waits: %s", delivery.webhook_id, receiver_host(delivery.url), exc)
             return False
         return True
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from handler.schemas.result import encoded
-from handler.webhooks.message import Delivery, shown
+from handler.webhooks.message import Delivery, receiver_host
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _HEX = "[0-9a-f]{16}"
 _NAME = re.compile(rf"{_HEX}\.(lock|{_HEX}\.(promise|tmp|[0-9]{{4,}}\.{_HEX}({_HEX})?\.(delivery|tmp)))")
 
 
-class Spool:
+class WebhookStore:
     """Webhooks in a folder that several processes may share.
 
         <owner>.lock                                   held by the owner as long as it lives
@@ -114,7 +114,7 @@ class Spool:
         """Take over what dead processes left. Their promises are settled as they are: the jobs died, too."""
         for owner in {path.name[:_OWNER] for path in self._found()} - {self._owner}:
             path = self._folder / f"{owner}.lock"
-            with alone(path):
+            with logging_os_errors(path):
                 lock = _locked(path)
                 if lock is not None:
                     self._adopt_from(owner, path, lock)
@@ -131,14 +131,14 @@ class Spool:
         promises = [path for path in left if path.suffix == ".promise"]
         drafts = {path.stem for path in promises}
         for path in left:
-            with alone(path):
+            with logging_os_errors(path):
                 if path.suffix == ".tmp" or (path.suffix == ".delivery" and _group(path) in drafts):
                     path.unlink(missing_ok=True)
                 elif path.suffix == ".delivery":
                     self._take(path)
         # After the drafts: they would pass for valid ones without it.
         for promise in promises:
-            with alone(promise):
+            with logging_os_errors(promise):
                 self._settle_lost(promise)
         if left:
             logger.warning("took over the webhooks of a process that ended; it left %d jobs unfinished", len(promises))
@@ -147,7 +147,7 @@ class Spool:
         # Ours first: should this process die as well, there is a promise again, and no more than drafts of its webhooks.
         taken = self._take(promise)
         try:
-            self.settle(taken.stem.partition(".")[2], read(taken))
+            self.settle(taken.stem.partition(".")[2], read_deliveries(taken))
         except OSError:
             taken.rename(promise)  # for the next time
             raise
@@ -165,7 +165,7 @@ class Spool:
             if written >= oldest and total <= self._max_bytes:
                 break
             total -= size
-            with alone(path):
+            with logging_os_errors(path):
                 _drop(path, "it is too old" if written < oldest else "there are too many")
 
     def _found(self, owner: str = "") -> list[Path]:
@@ -182,7 +182,7 @@ class Spool:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def logging_os_errors(path: Path) -> Iterator[None]:
     """What is wrong with one file is said, and keeps nobody from the next. One that is gone was somebody else's to remove."""
     try:
         yield
@@ -193,8 +193,8 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def _drop(path: Path, reason: str) -> None:
-    for delivery in read(path):
-        receiver = shown(delivery.url)
+    for delivery in read_deliveries(path):
+        receiver = receiver_host(delivery.url)
         logger.error("job %r: its webhook to %s is dropped: %s", delivery.webhook_id, receiver, reason)
     path.unlink(missing_ok=True)
 
@@ -231,7 +231,7 @@ def _write(path: Path, deliveries: Iterable[Delivery]) -> Path:
         raise
 
 
-def read(path: Path) -> list[Delivery]:
+def read_deliveries(path: Path) -> list[Delivery]:
     """What a file holds; nothing when it is gone. A damaged one is removed, and what is before the damage is given."""
     found: list[Delivery] = []
     try:
@@ -277,7 +277,7 @@ def address(letter: Path | Delivery) -> tuple[str, str, str]:
 
 
 def _receiver(url: str) -> str:
-    return _hash(shown(url)) + _hash(url)
+    return _hash(receiver_host(url)) + _hash(url)
 
 
 def _hash(text: str) -> str:

@@ -15,7 +15,7 @@ from handler.comfyui.websocket import Message
 from handler.net import guard
 from handler.schemas.result import encoded
 from handler.settings import BadSettings, Settings
-from handler.webhooks.message import Failed, Refused, Signer, post
+from handler.webhooks.message import DeliveryFailed, DeliveryRefused, Signer, post
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class SystemEvents:
         self._timeout_s = timeout_s
         self._waiting: SimpleQueue[tuple[str, Callable[[], Any]] | None] = SimpleQueue()
         self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Failed),
+            retry=tenacity.retry_if_exception_type(DeliveryFailed),
             stop=tenacity.stop_after_attempt(_TRIES),
             wait=tenacity.wait_fixed(pause_s),
             reraise=True,
@@ -123,13 +123,13 @@ class SystemEvents:
 
     def _work(self) -> None:
         # The operator's own address: a private one is fine.
-        with guard.session(allow_private=True, proxies=self._proxies) as session:
+        with guard.new_session(allow_private=True, proxies=self._proxies) as session:
             while (waiting := self._waiting.get()) is not None:
                 name, data = waiting
                 try:
                     body = encoded({"event": name, "data": data(), "metadata": self._metadata})
                     self._retrying(self._try, str(uuid4()), body, session)
-                except (Failed, Refused, TypeError, ValueError) as exc:
+                except (DeliveryFailed, DeliveryRefused, TypeError, ValueError) as exc:
                     self._losses.count(str(exc))
 
     def _try(self, webhook_id: str, body: bytes, session: requests.Session) -> None:

@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from emulator.app import create_app
-from emulator.http.bodies import form_body
-from emulator.http.header_timeout import Patience
+from emulator.http.bodies import read_form
+from emulator.http.header_timeout import HeaderTimeoutProtocol
 from emulator.routes.deepinfra import ROUTE
 from handler import Settings
 from tests.conftest import Comfyui, wait_until
@@ -143,7 +143,7 @@ def test_a_large_form_lets_others_be_answered_in_between() -> None:
         headers = [(b"content-type", BOUND["Content-Type"].encode())]
         other = asyncio.create_task(others())
         request = Request({"type": "http", "headers": headers}, receive)
-        form = await form_body(request, Settings(max_body_size_mb=100))
+        form = await read_form(request, Settings(max_body_size_mb=100))
         other.cancel()
         assert len(form["image"]) == 30 * MB
 
@@ -267,7 +267,7 @@ def test_a_body_that_does_not_end_is_answered_with_a_408(impatient: str, path: b
     assert b"(BODY_TIMEOUT_S)" in answer
 
 
-class Hasty(Patience):
+class Hasty(HeaderTimeoutProtocol):
     head_timeout_s = 0.4
 
 

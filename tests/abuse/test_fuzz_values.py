@@ -24,7 +24,7 @@ from handler.jobs.inputs import _decoded
 from handler.net import guard
 from handler.pipeline import run
 from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
-from handler.schemas.credentials import matches
+from handler.schemas.credentials import matches_pattern
 from handler.schemas.event import parse_event
 from handler.urls import redact_url
 from tests.conftest import Comfyui
@@ -148,7 +148,7 @@ def test_any_text_is_a_url_or_none(amount: dict[str, Any]) -> None:
         redact_url(text)
         for allow_private in (True, False):
             with contextlib.suppress(BadRequest):
-                guard.check(text, allow_private=allow_private)
+                guard.check_url(text, allow_private=allow_private)
 
     fuzzed(test, amount, text=URLS)
 
@@ -171,7 +171,7 @@ def kept(pattern: str, text: str) -> bool:
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_a_pattern_means_what_is_written(amount: dict[str, Any]) -> None:
     def test(pattern: str, text: str) -> None:
-        assert matches(pattern, text) == kept(pattern, text)
+        assert matches_pattern(pattern, text) == kept(pattern, text)
 
     few = st.text(st.sampled_from("ab/"), max_size=8)
     fuzzed(test, amount, pattern=st.text(st.sampled_from("ab/*?"), max_size=8), text=few)
@@ -183,7 +183,7 @@ def test_no_pattern_takes_long(length: int) -> None:
     for pattern in ("*a" * 1024, "**a" * 680, "?*" * 1024, "**/" * 680, "*" * 2048, "**?" * 680 + "b"):
         for text in ("a" * length, "/" * length, "a/" * (length // 2), "b" * (length - 1) + "c"):
             began = time.monotonic()
-            matches(pattern, text)
+            matches_pattern(pattern, text)
             assert time.monotonic() - began < 10
 
 
@@ -221,11 +221,11 @@ def test_any_file_is_a_picture_or_none(amount: dict[str, Any]) -> None:
     """The warnings are Pillow's, about what is odd in a file."""
 
     def test(content: bytes) -> None:
-        images.identified(content)
+        images.identify(content)
         with contextlib.suppress(HandlerError):
-            images.checked(content)  # for its size, above all
+            images.check_input(content)  # for its size, above all
             for target in TARGETS:
-                images.converted(content, target)
+                images.convert(content, target)
 
     fuzzed(test, amount, content=damaged() | st.binary(max_size=100))
 

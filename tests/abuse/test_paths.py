@@ -150,4 +150,4 @@ def test_a_link_among_the_outputs_does_not_lead_out(inside: Api, clean: Comfyui,
     for name in ("link.png", "../../secret.png", str(tmp_path / "secret.png"), "../job/link.png"):
         ui = {"2": {"images": [{"filename": name, "subfolder": "job", "type": "output"}]}}
         with pytest.raises(OutputError, match="cannot be read"):
-            outputs.read(ui, graphs.empty(), Nowhere(), output_dir=folder, folder="job")  # type: ignore[arg-type]
+            outputs.read_outputs(ui, graphs.empty(), Nowhere(), output_dir=folder, folder="job")  # type: ignore[arg-type]

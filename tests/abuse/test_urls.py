@@ -13,9 +13,9 @@ from emulator.app import create_app
 from emulator.routes.deepinfra import ROUTE
 from handler import HandlerError, Settings
 from handler.errors import BadRequest, ForbiddenUrl, InputUnavailable
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.net import guard
-from handler.storage import chosen
+from handler.storage import store_for_url
 from handler.urls import redact_url
 from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
@@ -90,16 +90,16 @@ def test_an_address_inside_is_not_connected_to(inside: tuple[int, list[bytes]], 
     for scheme in ("http", "HTTPS"):
         url = f"{scheme}://{host}:{port}/a.safetensors"
         with pytest.raises((ForbiddenUrl, InputUnavailable)):
-            chosen(url, settings).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
+            store_for_url(url, settings).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
         with pytest.raises((ForbiddenUrl, InputUnavailable)):
-            Models(settings).downloaded(url, "loras")
+            ModelCache(settings).download(url, "loras")
     assert seen == []
 
 
 @pytest.mark.parametrize("host", [host for host in INSIDE if not set(host) & set("%\\")])
 def test_it_is_said_before_anything_runs(inside: tuple[int, list[bytes]], host: str) -> None:
     with pytest.raises(BadRequest, match=r"ALLOW_PRIVATE_URLS|is not a valid URL"):
-        guard.check(f"http://{host}:{inside[0]}/", allow_private=False)
+        guard.check_url(f"http://{host}:{inside[0]}/", allow_private=False)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_it_is_said_before_anything_runs(inside: tuple[int, list[bytes]], host: 
 )
 def test_what_is_no_url_of_a_server_is_refused_even_where_all_is_allowed(url: str) -> None:
     with pytest.raises(BadRequest):
-        guard.check(url, allow_private=True)
+        guard.check_url(url, allow_private=True)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_download_refuses_it_too(
 )
 def test_a_url_of_a_server_that_the_operator_named_may_be_inside(url: str, settings: dict[str, str]) -> None:
     made = Settings.from_environ({"COMFYUI_URL": "http://127.0.0.1:9", **settings})
-    chosen(url, made).check_url(url, None)
+    store_for_url(url, made).check_url(url, None)
 
 
 def test_a_redirect_to_an_address_inside_is_not_followed(inside: tuple[int, list[bytes]]) -> None:
@@ -236,7 +236,7 @@ def test_a_redirect_to_an_address_inside_is_not_followed(inside: tuple[int, list
     print("injected: a redirect from a store of the operator's to an address inside")
     redirect = saying(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/x\r\n\r\n" % inside[0])
     with scripted(redirect) as url:
-        hub = chosen("hf://a/b/model.safetensors", Settings(hf_endpoint=url))
+        hub = store_for_url("hf://a/b/model.safetensors", Settings(hf_endpoint=url))
         with pytest.raises(ForbiddenUrl):
             hub.fetch("hf://a/b/model.safetensors", io.BytesIO(), max_bytes=100, timeout_s=3)
     assert inside[1] == []
@@ -272,10 +272,10 @@ def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
     monkeypatch.setattr(socket, "getaddrinfo", found)
     url = f"{scheme}://rebinding.example:8080/a"
     with pytest.raises(InputUnavailable):
-        chosen(url, Settings()).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
+        store_for_url(url, Settings()).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
     assert (asked_for, connected) == (["rebinding.example"], [("93.184.215.14", 8080)])
     with pytest.raises(ForbiddenUrl):  # the second question
-        chosen(url, Settings()).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
+        store_for_url(url, Settings()).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
     assert len(connected) == 1
 
 
@@ -286,7 +286,7 @@ def test_one_address_inside_among_others_is_enough(connected: list[Any], monkeyp
     monkeypatch.setattr(socket, "getaddrinfo", found)
     url = "http://mixed.example/"
     with pytest.raises(ForbiddenUrl):
-        chosen(url, Settings()).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
+        store_for_url(url, Settings()).fetch(url, io.BytesIO(), max_bytes=100, timeout_s=3)
     assert connected == []
 
 
@@ -295,7 +295,7 @@ def test_one_address_inside_among_others_is_enough(connected: list[Any], monkeyp
 )
 def test_only_the_known_kinds_of_url_are_fetched(url: str) -> None:
     with pytest.raises(HandlerError, match="only http, https, s3 and hf URLs"):
-        chosen(url, Settings())
+        store_for_url(url, Settings())
 
 
 def test_deepinfra_s_webhook_is_looked_at_before_anything_runs(strict: Callable[..., requests.Response]) -> None:

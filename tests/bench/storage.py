@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from handler import Settings
 from handler.schemas.uploads import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
-from handler.storage import chosen, receiver
+from handler.storage import store_for_upload, store_for_url
 
 _MB = 1 << 20
 
@@ -101,13 +101,13 @@ def _added(do: Callable[[], object]) -> tuple[float, float]:
 
 
 def _stored(upload: Upload, settings: Settings, content: BinaryIO, size: int) -> None:
-    store = receiver(upload, settings)
+    store = store_for_upload(upload, settings)
     store.store(upload, "f.bin", content, size=size, mime_type="video/mp4", auth_for=lambda _url: None)
 
 
 def _fetched(url: str, settings: Settings) -> None:
     with tempfile.TemporaryFile() as file:
-        chosen(url, settings).fetch(url, file, max_bytes=None, timeout_s=600)
+        store_for_url(url, settings).fetch(url, file, max_bytes=None, timeout_s=600)
 
 
 def _measured(host: str, mb: int) -> None:

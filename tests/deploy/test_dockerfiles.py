@@ -173,7 +173,7 @@ def test_licences_are_said() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_manifest_says_what_the_image_contains(model: str) -> None:
     """One layer for each big file: as many RUNs that fetch models as there are models."""
-    found = schema.read(ROOT / f"workflows/manifests/{model}.yml", Settings())
+    found = schema.read_manifest(ROOT / f"workflows/manifests/{model}.yml", Settings())
     settings = Settings.from_environ({"COMFY_HOME": "/opt/ComfyUI", "CMD": "python main.py"})
     paths = [one.path(settings) for one in found.models.before_start]
     runs = [one.original for one in instructions(ROOT / f"Dockerfile.{model}", "RUN") if "BAKE_MODELS" in one.original]

@@ -15,7 +15,7 @@ import yaml
 from pydantic import SecretStr
 
 from emulator.app import create_app
-from emulator.http.listener import listening
+from emulator.http.listener import listen
 from emulator.routes import deepinfra
 from handler import Settings, __version__
 from tests.conftest import Comfyui, wait_until
@@ -281,7 +281,7 @@ def test_many_at_once_all_succeed_while_health_answers(api: Api, clean: Comfyui)
 
 
 def test_ipv4_and_ipv6_answer_on_one_port() -> None:
-    with listening("::", 0) as listener:
+    with listen("::", 0) as listener:
         port = listener.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
             with socket.create_connection((host, port), timeout=30):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handler.comfyui.admission import Line
+from handler.comfyui.admission import Admission
 from handler.ticket import Ticket
 from tests.support import graphs
 from tests.support.crowd import crowd
@@ -39,7 +39,7 @@ def test_all_at_once_start_in_the_order_in_which_they_came(tmp_path: Path) -> No
 
 
 def test_who_came_first_is_first_even_if_it_was_prepared_last() -> None:
-    line = Line(1)
+    line = Admission(1)
     inside, *waiting = (Ticket() for _ in range(4))
     entered: list[Ticket] = []
     end = time.monotonic() + 20
@@ -62,7 +62,7 @@ def test_who_came_first_is_first_even_if_it_was_prepared_last() -> None:
 
 
 def test_nobody_is_let_in_before_the_one_in_front_is_in_comfyui() -> None:
-    line = Line(2)
+    line = Admission(2)
     first, second = Ticket(), Ticket()
     end = time.monotonic() + 20
     entered = threading.Event()

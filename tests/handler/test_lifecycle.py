@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from handler import HandlerError, Host, Settings
+from handler import HandlerError, Lifecycle, Settings
 from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
 from tests.support.paths import ROOT
@@ -35,8 +35,8 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
     return {**inherited, **own, **changes}
 
 
-def host(home: Path, **changes: str) -> Host:
-    return Host(Settings.from_environ(environment(home, **changes)))
+def host(home: Path, **changes: str) -> Lifecycle:
+    return Lifecycle(Settings.from_environ(environment(home, **changes)))
 
 
 def comfyui_processes(home: Path) -> list[int]:
@@ -110,7 +110,7 @@ def test_stopping_ends_the_whole_process_group(tmp_path: Path) -> None:
     """A launch script that has started ComfyUI must not leave it behind."""
     env = environment(tmp_path)
     launch = f"{sys.executable} -m emulator.comfyui --port {env['COMFYUI_PORT_HOST']} --base-dir {tmp_path}"
-    started = Host(Settings.from_environ({**env, "CMD": f"bash -c '{launch} & wait'"}))
+    started = Lifecycle(Settings.from_environ({**env, "CMD": f"bash -c '{launch} & wait'"}))
     started.start()
     assert len(comfyui_processes(tmp_path)) >= 1
     started.stop()

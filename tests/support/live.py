@@ -9,14 +9,14 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from emulator.http.listener import listening
+from emulator.http.listener import listen
 from tests.support.standin import Standin
 
 
 @contextlib.contextmanager
 def served(app: Starlette, **options: Any) -> Iterator[str]:
     """Serve an app on loopback, with uvicorn's options; gives its URL."""
-    listener = listening("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     options = {"timeout_graceful_shutdown": 5, "timeout_keep_alive": 75, **options}
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.manifest.packages import ran
+from handler.manifest.packages import run_command
 from handler.settings import Settings
 from tests.support.live import served
 from tests.support.manifest_world import Git, World
@@ -42,10 +42,10 @@ def git(tmp_path: Path) -> Git:
 
     def call(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return ran(["git", *identity, "-C", str(tree), *arguments], "git").strip()
+        return run_command(["git", *identity, "-C", str(tree), *arguments], "git").strip()
 
     tree.mkdir()
-    ran(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(bare)], "git")
+    run_command(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(bare)], "git")
     call("init", "--quiet", "--initial-branch=main")
     call("remote", "add", "origin", str(bare))
     for branch, content in (("main", "one"), ("main", "two"), ("feature/x", "x")):

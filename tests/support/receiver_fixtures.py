@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from handler.settings import Settings
-from handler.webhooks.queue import Outbox
+from handler.webhooks.queue import WebhookQueue
 from tests.support.live import served
 from tests.support.receivers import SECRET, Open, Receiver, Spooled
 
@@ -48,10 +48,10 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
         def make(
             *, start: bool = True, private: bool = True, secret: str = SECRET, tries: int = 3, **options: Any
-        ) -> Outbox:
+        ) -> WebhookQueue:
             environ = {"CACHE_DIR": str(tmp_path), "ALLOW_PRIVATE_URLS": str(private), "WEBHOOK_SECRET": secret}
             environ["PROMPT_WEBHOOK_RETRIES"] = str(tries)
-            outbox = Outbox(Settings.from_environ(environ), **{"backoff_s": 0.01, **options})
+            outbox = WebhookQueue(Settings.from_environ(environ), **{"backoff_s": 0.01, **options})
             stack.callback(outbox.stop, 0)
             if start:
                 outbox.start()

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from handler.webhooks.queue import Delivery, Outbox
+from handler.webhooks.queue import Delivery, WebhookQueue
 from tests.conftest import wait_until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SILENT = 0
 
-Open = Callable[..., Outbox]
+Open = Callable[..., WebhookQueue]
 Spooled = Callable[[], list[Path]]
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from handler import HandlerError, Service, Settings
 from handler.errors import InputUnavailable
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.pipeline import run
-from handler.storage import Version, chosen
+from handler.storage import Version, store_for_url
 from tests.conftest import Comfyui
 from tests.support import graphs
 from tests.support.raw import HEAD, Script, asked, saying, scripted
@@ -73,11 +73,11 @@ def test_a_bad_input_is_refused(service: Service, clean: Comfyui, what: str) -> 
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Iterator[Models]:
+def models(tmp_path: Path) -> Iterator[ModelCache]:
     """Models of at most 1 MB; nothing may be left in their folder."""
     (tmp_path / "models/loras").mkdir(parents=True)
     environ = {"COMFYUI_URL": "http://127.0.0.1:9", "COMFY_HOME": str(tmp_path), "CACHE_DIR": str(tmp_path / "cache")}
-    yield Models(Settings.from_environ({**environ, "ALLOW_PRIVATE_URLS": "true", "MAX_MODEL_SIZE_GB": "0.001"}))
+    yield ModelCache(Settings.from_environ({**environ, "ALLOW_PRIVATE_URLS": "true", "MAX_MODEL_SIZE_GB": "0.001"}))
     assert not [file for file in (tmp_path / "models/loras").iterdir() if not file.name.startswith(".")]
 
 
@@ -90,10 +90,10 @@ def models(tmp_path: Path) -> Iterator[Models]:
         ("a redirect to itself", "INPUT_UNAVAILABLE"),
     ],
 )
-def test_a_bad_model_is_refused_and_no_part_of_it_is_used(models: Models, what: str, code: str) -> None:
+def test_a_bad_model_is_refused_and_no_part_of_it_is_used(models: ModelCache, what: str, code: str) -> None:
     print(f"injected: a server that sends {what}")
     with scripted(BAD[what][0]) as url, pytest.raises(HandlerError) as refusal:
-        models.downloaded(f"{url}/m.safetensors", "loras")
+        models.download(f"{url}/m.safetensors", "loras")
     assert refusal.value.code == code
     assert code != "TOO_LARGE" or "0.001 GB (MAX_MODEL_SIZE_GB)" in refusal.value.message
 
@@ -134,7 +134,7 @@ def test_two_versions_of_a_file_are_not_mixed(tmp_path: Path, known: str, header
     version, file = Version(tmp_path / "version"), io.BytesIO(b"x" * 1000)
     version.keep(known)
     with scripted(ignoring_if_range(headers)) as url:
-        chosen(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
+        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
     assert file.getvalue() == NEW
     assert version.known() == kept
 
@@ -144,7 +144,7 @@ def test_the_rest_of_the_same_version_is_taken(tmp_path: Path, headers: bytes) -
     version, file = Version(tmp_path / "version"), io.BytesIO(b"x" * 1000)
     version.keep('"same"')
     with scripted(ignoring_if_range(headers)) as url:
-        chosen(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
+        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
     assert file.getvalue() == b"x" * 1000 + NEW[1000:]
 
 
@@ -152,5 +152,5 @@ def test_a_begun_file_is_kept_when_the_server_is_gone(tmp_path: Path) -> None:
     version, file = Version(tmp_path / "version"), io.BytesIO(b"x" * 1000)
     version.keep('"same"')
     with scripted(lambda connection: connection.close()) as url, pytest.raises(InputUnavailable):
-        chosen(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
+        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
     assert (file.getvalue(), version.known()) == (b"x" * 1000, '"same"')

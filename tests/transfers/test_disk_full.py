@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handler import HandlerError, Service, Settings
-from handler.disk import written
+from handler.disk import writing
 from handler.errors import DiskFull, PromptFailed
 from handler.pipeline import run
 from tests.conftest import Comfyui, wait_until
@@ -161,11 +161,11 @@ def test_outputs_that_find_no_room_fail_at_the_node_that_saves(own: Standin) -> 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_the_ways_in_which_a_disk_is_full(number: int) -> None:
-    with pytest.raises(DiskFull, match=r"^There is no room on the disk for the inputs\.$"), written("the inputs"):
+    with pytest.raises(DiskFull, match=r"^There is no room on the disk for the inputs\.$"), writing("the inputs"):
         raise OSError(number, "full")
 
 
 def test_a_disk_that_cannot_be_written_otherwise_is_not_full() -> None:
-    with pytest.raises(HandlerError, match=r"^x cannot be written: Read-only\.$") as failure, written("x"):
+    with pytest.raises(HandlerError, match=r"^x cannot be written: Read-only\.$") as failure, writing("x"):
         raise OSError(errno.EROFS, "Read-only")
     assert failure.value.code == "INTERNAL"

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from handler import Settings
-from handler.jobs.delivery import uploaded
+from handler.jobs.delivery import upload_files
 from handler.jobs.outputs import Output
 from handler.schemas.uploads import HttpUpload, S3Upload
 from tests.conftest import Comfyui, wait_until
@@ -55,7 +55,7 @@ def test_an_upload_that_is_hung_up_on_is_made_again_and_is_whole(kind: str) -> N
         settings = Settings.from_environ({**environ, "ALLOW_PRIVATE_URLS": "true"})
         upload = HttpUpload(url_prefix=f"{url}/up") if kind == "http" else S3Upload(bucket="bkt")
         output = Output("1", "a.png", CONTENT, "image/png")
-        assert len(uploaded([output], upload, settings, lambda _url: None)) == 1
+        assert len(upload_files([output], upload, settings, lambda _url: None)) == 1
     assert store.got == CONTENT
 
 

@@ -15,7 +15,7 @@ from handler import Settings
 from handler.errors import InputUnavailable
 from handler.net import guard
 from handler.schemas.credentials import Auth, S3Auth
-from handler.storage import chosen
+from handler.storage import store_for_url
 from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
 from tests.support.live import served
@@ -38,7 +38,7 @@ def test_a_fetch_ends_at_its_deadline(script: Script, store: str, request: pytes
     with scripted(script) as url:
         where, auth = (f"{url}/a.png", None) if store == "http" else ("s3://bucket/a.png", keys(url))
         with pytest.raises(InputUnavailable, match="it took too long"):
-            chosen(where, SETTINGS).fetch(where, io.BytesIO(), auth=auth, max_bytes=None, timeout_s=0.4)
+            store_for_url(where, SETTINGS).fetch(where, io.BytesIO(), auth=auth, max_bytes=None, timeout_s=0.4)
     assert time.monotonic() - began < 30
 
 
@@ -56,7 +56,7 @@ def test_a_tls_handshake_ends_at_its_deadline() -> None:
     with scripted(handshake) as url:
         where = url.replace("http://", "https://")
         with pytest.raises(InputUnavailable, match="it took too long"):
-            chosen(where, SETTINGS).fetch(where, io.BytesIO(), max_bytes=None, timeout_s=0.4)
+            store_for_url(where, SETTINGS).fetch(where, io.BytesIO(), max_bytes=None, timeout_s=0.4)
     assert time.monotonic() - began < 30
 
 
@@ -70,7 +70,7 @@ def test_the_addresses_of_a_name_share_the_time_to_connect(monkeypatch: pytest.M
         found = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: [found] * 10)
         began = time.monotonic()
-        with guard.session(allow_private=True) as session, pytest.raises(requests.ConnectionError):
+        with guard.new_session(allow_private=True) as session, pytest.raises(requests.ConnectionError):
             session.get("http://many.example/", timeout=0.5)
         assert 0.4 < time.monotonic() - began < 4
 
@@ -83,7 +83,7 @@ def test_an_address_that_does_not_answer_is_not_the_last_one(monkeypatch: pytest
         return [*resolve("127.0.0.2", 1, *more, **options), *resolve("127.0.0.1", port, *more, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
-    with scripted(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as url, guard.session(allow_private=True) as session:
+    with scripted(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as url, guard.new_session(allow_private=True) as session:
         assert session.get(url.replace("127.0.0.1", "two.example"), timeout=30).status_code == 204
 
 

@@ -14,7 +14,7 @@ import requests
 from emulator.app import create_app
 from handler import Settings
 from handler.errors import DeliveryError
-from handler.jobs.delivery import uploaded
+from handler.jobs.delivery import upload_files
 from handler.jobs.outputs import Output
 from handler.schemas.uploads import S3Upload
 from tests.conftest import Comfyui, wait_until
@@ -82,7 +82,7 @@ def test_a_file_in_parts_ends_at_the_same_deadline_and_leaves_no_thread(script: 
     began = time.monotonic()
     with scripted(script) as url:
         with pytest.raises(DeliveryError, match="UPLOAD_TIMEOUT_S"):
-            uploaded([big], S3Upload(bucket="bkt"), configured(Settings(), url), lambda _url: None)
+            upload_files([big], S3Upload(bucket="bkt"), configured(Settings(), url), lambda _url: None)
         wait_until(is_over)
     assert time.monotonic() - began < 30
 
@@ -94,6 +94,6 @@ def test_what_fails_at_once_is_not_waited_for(settings: Settings) -> None:
     with scripted(lambda connection: connection.close()) as url:
         patient = configured(settings, url).model_copy(update={"upload_timeout_s": 120})
         with pytest.raises(DeliveryError, match="failed"):
-            uploaded([small], S3Upload(bucket="bkt"), patient, lambda _url: None)
+            upload_files([small], S3Upload(bucket="bkt"), patient, lambda _url: None)
     # botocore tries it three times, with some seconds between.
     assert time.monotonic() - began < 60

@@ -25,7 +25,7 @@ class Outcome:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-class Prompts:
+class PromptQueue:
     """Waiting, running and finished prompts; safe to use from any thread."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import logging
 import threading
 
 from emulator.comfyui.execution.executor import Executor
-from emulator.comfyui.execution.queue import Prompts
+from emulator.comfyui.execution.queue import PromptQueue
 from emulator.comfyui.nodes.trials import memory
 from emulator.comfyui.server.sockets import Hub
 
@@ -14,7 +14,7 @@ STOP, FREE_MEMORY = "stop", "free_memory"
 
 
 class Worker:
-    def __init__(self, prompts: Prompts, executor: Executor, hub: Hub) -> None:
+    def __init__(self, prompts: PromptQueue, executor: Executor, hub: Hub) -> None:
         self.prompts = prompts
         self.executor = executor
         self.hub = hub

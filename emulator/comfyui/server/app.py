@@ -23,7 +23,7 @@ from emulator.comfyui.execution.worker import FREE_MEMORY
 from emulator.comfyui.nodes.node import object_info
 from emulator.comfyui.server import files
 from emulator.comfyui.server.faults import FAULTS
-from emulator.comfyui.server.middleware import Gate
+from emulator.comfyui.server.middleware import RequestGuard
 from emulator.comfyui.server.server import Server
 from emulator.comfyui.server.sockets import FEATURES
 
@@ -63,7 +63,7 @@ def create_app(base: Path, step_seconds: float, extra_model_paths: Iterable[Path
     internal = Route("/internal/folder_paths", api.folder_paths, methods=["GET"])
     app = Starlette(
         routes=[Mount("/api", app=Router(routes, redirect_slashes=False)), *routes, internal, faults],
-        middleware=[Middleware(Gate)],
+        middleware=[Middleware(RequestGuard)],
         exception_handlers={404: no_route, 405: no_route, **dict.fromkeys(MISHAPS, trouble)},
         lifespan=lambda _: server.running(),
     )

@@ -13,7 +13,7 @@ from emulator.comfyui.server.sockets import FEATURES
 MAX_BODY = int(FEATURES["max_upload_size"])
 
 
-class Gate:
+class RequestGuard:
     """Lets a request through to the application, or answers it."""
 
     def __init__(self, app: ASGIApp) -> None:

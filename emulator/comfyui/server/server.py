@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.comfyui.execution.executor import Executor
-from emulator.comfyui.execution.queue import Prompts
+from emulator.comfyui.execution.queue import PromptQueue
 from emulator.comfyui.execution.worker import Worker
 from emulator.comfyui.folders import Folders
 from emulator.comfyui.nodes import images, latents, loaders, saving, trials
@@ -26,7 +26,7 @@ class Server:
     def __init__(self, base: Path, step_seconds: float, extra_model_paths: Iterable[Path] = ()) -> None:
         self.folders = Folders(base, extra_model_paths)
         self.nodes = library(*NODE_MODULES)
-        self.prompts = Prompts()
+        self.prompts = PromptQueue()
         self.hub = Hub(self.prompts.remaining)
         self.prompts.announce = lambda: self.hub.post("status", {"status": self.prompts.remaining()})
         self.executor = Executor(self.nodes, self.folders, self.hub, step_seconds)

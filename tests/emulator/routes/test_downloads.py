@@ -15,7 +15,7 @@ from starlette.routing import Route
 from emulator.http import errors
 from emulator.routes.downloads import Downloads
 from handler import HandlerError
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.settings import Settings
 from tests.conftest import wait_until
 from tests.support.live import served
@@ -72,7 +72,7 @@ def post(
     """POST /download with a path of the file server as url, or a whole one."""
     environ = {"COMFY_HOME": str(tmp_path), "CACHE_DIR": str(tmp_path / "cache"), "ALLOW_PRIVATE_URLS": "true"}
     settings = Settings.from_environ({"COMFYUI_URL": "http://127.0.0.1:9", **environ})
-    models = Models(settings, on_event=lambda *event: events.append(event))
+    models = ModelCache(settings, on_event=lambda *event: events.append(event))
     server[1].service = SimpleNamespace(settings=settings, models=models)
     content = {f"/{name}.safetensors": MODEL for name in ("model", "need-bearer-2", "need-bearer-3")}
     files[1].renew(content)
@@ -183,12 +183,12 @@ def test_what_is_wrong_is_named(
     assert list(loras.iterdir()) == []
 
 
-class Crowded(Models):
+class Crowded(ModelCache):
     """Models of which there is room for one, and for which others ask at the worst moment."""
 
-    def downloaded(self, url: str, *given: Any, **more: Any) -> tuple[Path, int]:
-        found = super().downloaded(url, *given, **more)
-        Models(self._settings).downloaded(f"{url}?another", "loras", filename="another.safetensors")
+    def download(self, url: str, *given: Any, **more: Any) -> tuple[Path, int]:
+        found = super().download(url, *given, **more)
+        ModelCache(self._settings).download(f"{url}?another", "loras", filename="another.safetensors")
         return found
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handler import HandlerError, Job, Service
-from handler.comfyui.client import Comfy
+from handler.comfyui.client import ComfyClient
 from handler.errors import ComfyError, PromptFailed, PromptInterrupted, PromptRejected, PromptTimeout
 from handler.pipeline import execute, prepare, run
 from tests.conftest import Comfyui, wait_until
@@ -240,6 +240,6 @@ def test_numbers_that_are_no_json_are_read_all_the_same() -> None:
         return Response(texts[request.path_params["name"]])
 
     with served(Starlette(routes=[Route("/object_info/{name}", answer)])) as url:
-        assert Comfy(url).info("Odd")["max"] == math.inf
+        assert ComfyClient(url).info("Odd")["max"] == math.inf
         with pytest.raises(ComfyError, match="is not JSON"):
-            Comfy(url).info("Broken")
+            ComfyClient(url).info("Broken")

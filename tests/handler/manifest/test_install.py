@@ -10,9 +10,9 @@ import pytest
 
 from handler.errors import HandlerError
 from handler.manifest import custom_nodes, install, schema
-from handler.manifest.custom_nodes import Source, source
-from handler.manifest.packages import InstallFailed, apt_installed, pip_installed, ran
-from handler.models.cache import Models
+from handler.manifest.custom_nodes import Source, parse_source
+from handler.manifest.packages import InstallFailed, install_apt, install_pip, run_command
+from handler.models.cache import ModelCache
 from handler.settings import BadSettings
 from tests.support.manifest_world import Git, World, imports, wheel
 from tests.support.model_server import Files
@@ -44,7 +44,7 @@ pytest_plugins = ["tests.support.manifest_fixtures"]
     ],
 )
 def test_where_a_node_comes_from(text: str, found: Source | None) -> None:
-    assert source(text) == found
+    assert parse_source(text) == found
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_where_a_node_comes_from(text: str, found: Source | None) -> None:
 )
 def test_what_is_no_node_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is neither"):
-        source(text)
+        parse_source(text)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_what_is_no_node_is_refused(text: str) -> None:
 def test_a_node_is_cloned_at_its_ref(world: World, git: Git, tmp_path: Path, ref: str, content: str | None) -> None:
     if content is None:
         with pytest.raises(InstallFailed, match=r"custom node .*my-node"):
-            custom_nodes.installed(f"file://{tmp_path}/my-node.git{ref}", world.settings)
+            custom_nodes.install_node(f"file://{tmp_path}/my-node.git{ref}", world.settings)
         assert [file.name for file in (world.home / "custom_nodes").glob("*")] == []
         return
-    custom_nodes.installed(f"file://{tmp_path}/my-node.git{ref}", world.settings)
+    custom_nodes.install_node(f"file://{tmp_path}/my-node.git{ref}", world.settings)
     assert (world.home / "custom_nodes/my-node/__init__.py").read_text() == content
     assert [file.name for file in (world.home / "custom_nodes").iterdir()] == ["my-node"]
 
@@ -73,28 +73,28 @@ def test_a_node_is_cloned_at_its_ref(world: World, git: Git, tmp_path: Path, ref
 def test_a_node_is_cloned_at_a_commit_however_short(world: World, git: Git, tmp_path: Path) -> None:
     node = world.home / "custom_nodes/my-node/__init__.py"
     commit = git("rev-parse", "v1")
-    custom_nodes.installed(f"file://{tmp_path}/my-node.git@{commit[:8]}", world.settings)
+    custom_nodes.install_node(f"file://{tmp_path}/my-node.git@{commit[:8]}", world.settings)
     assert node.read_text() == "one"
-    custom_nodes.installed(f"file://{tmp_path}/my-node.git@main", world.settings)
+    custom_nodes.install_node(f"file://{tmp_path}/my-node.git@main", world.settings)
     assert node.read_text() == "two"
-    custom_nodes.installed(f"file://{tmp_path}/my-node.git@{commit}", world.settings)
+    custom_nodes.install_node(f"file://{tmp_path}/my-node.git@{commit}", world.settings)
     assert node.read_text() == "one"
 
 
 def test_a_node_that_is_there_is_left_alone(world: World, git: Git, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/my-node.git"
-    custom_nodes.installed(f"{url}@main", world.settings)
+    custom_nodes.install_node(f"{url}@main", world.settings)
     shutil.rmtree(tmp_path / "my-node.git")
-    custom_nodes.installed(f"{url}@main", world.settings)
+    custom_nodes.install_node(f"{url}@main", world.settings)
     other = tmp_path / "other/my-node.git"
     with pytest.raises(InstallFailed, match="is a clone of"):
-        custom_nodes.installed(str(other), world.settings)
+        custom_nodes.install_node(str(other), world.settings)
 
 
 def test_a_folder_that_is_no_clone_is_not_touched(world: World, git: Git, tmp_path: Path) -> None:
     (world.home / "custom_nodes/my-node").mkdir(parents=True)
     with pytest.raises(InstallFailed, match="is no git repository"):
-        custom_nodes.installed(f"file://{tmp_path}/my-node.git", world.settings)
+        custom_nodes.install_node(f"file://{tmp_path}/my-node.git", world.settings)
 
 
 def test_a_nodes_requirements_are_installed_and_its_install_py_is_run(world: World, git: Git, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_nodes_requirements_are_installed_and_its_install_py_is_run(world: Wor
     git("add", ".")
     git("commit", "--quiet", "-m", "needs")
     git("push", "--quiet", "origin", "main")
-    custom_nodes.installed(f"file://{tmp_path}/my-node.git", world.settings)
+    custom_nodes.install_node(f"file://{tmp_path}/my-node.git", world.settings)
     assert imports(world, "node_needs_this")
     assert (world.home / "custom_nodes/my-node/made").exists()
 
@@ -117,7 +117,7 @@ def test_a_node_whose_requirements_cannot_be_had_is_named(world: World, git: Git
     git("commit", "--quiet", "-m", "needs")
     git("push", "--quiet", "origin", "main")
     with pytest.raises(InstallFailed, match=r"my-node.git: requirements.txt: .*no-such-package") as caught:
-        custom_nodes.installed(f"file://{tmp_path}/my-node.git", world.settings)
+        custom_nodes.install_node(f"file://{tmp_path}/my-node.git", world.settings)
     assert "\n" not in caught.value.message
 
 
@@ -127,16 +127,16 @@ def test_without_uv_pip_installs(world: World, tmp_path: Path, monkeypatch: pyte
     if shutil.which("uv"):
         pytest.skip("uv is among the system's own programs")
     settings = world.settings.model_copy(update={"cmd": None})
-    pip_installed([str(wheel(tmp_path, "by_pip"))], "by_pip", settings)
+    install_pip([str(wheel(tmp_path, "by_pip"))], "by_pip", settings)
     assert (tmp_path / "target/by_pip.py").is_file()
 
 
 def test_a_node_of_the_registry_needs_the_comfy_command(world: World) -> None:
     if not shutil.which("comfy"):
         with pytest.raises(InstallFailed, match="custom node comfyui_essentials: the `comfy` command"):
-            custom_nodes.installed("comfyui_essentials", world.settings)
+            custom_nodes.install_node("comfyui_essentials", world.settings)
     record = world.program("comfy")
-    custom_nodes.installed("comfyui_essentials", world.settings)
+    custom_nodes.install_node("comfyui_essentials", world.settings)
     here = f"--skip-prompt --workspace={world.home}"
     assert record.read_text().strip() == f"{here} node install comfyui_essentials --fast-deps --exit-on-fail"
 
@@ -145,20 +145,20 @@ def test_a_node_of_the_registry_needs_the_comfy_command(world: World) -> None:
 def test_debian_packages_are_installed_by_apt_get(world: World) -> None:
     record = world.program("apt-get")
     world.program("dpkg-query", code=1)
-    apt_installed(["ffmpeg", "libgl1"])
+    install_apt(["ffmpeg", "libgl1"])
     assert record.read_text().splitlines() == [
         "noninteractive update",
         "noninteractive install -y --no-install-recommends -- ffmpeg libgl1",
     ]
     world.program("apt-get", code=100)
     with pytest.raises(InstallFailed, match="E: it is a fake"):
-        apt_installed(["ffmpeg"])
+        install_apt(["ffmpeg"])
 
 
 def test_debian_packages_that_are_there_need_nobody(world: World) -> None:
     """An image that is not root's is started with the manifest that it was built with."""
     record = world.program("apt-get")
-    apt_installed(["dpkg"])
+    install_apt(["dpkg"])
     assert not record.exists()
 
 
@@ -167,9 +167,9 @@ def test_debian_packages_need_root(world: World) -> None:
     world.program("dpkg-query", code=1)
     code = """if True:
         import os
-        from handler.manifest.packages import apt_installed
+        from handler.manifest.packages import install_apt
         os.geteuid() or os.setuid(65534)
-        apt_installed(['ffmpeg'])"""
+        install_apt(['ffmpeg'])"""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )
@@ -180,7 +180,7 @@ def test_debian_packages_need_root(world: World) -> None:
 def test_a_command_that_takes_too_long_ends_with_its_children(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(InstallFailed, match=r"longer than 0\.3 s"):
-        ran(["sh", "-c", "sleep 60 & sleep 60"], "sleeping", timeout_s=0.3)
+        run_command(["sh", "-c", "sleep 60 & sleep 60"], "sleeping", timeout_s=0.3)
     assert time.monotonic() - began < 5
 
 
@@ -200,7 +200,7 @@ models:
   after_start:
     - {url: "https://example.com/m.ckpt", folder: loras, auth: {type: bearer, token: secret}}
 """)
-    found = schema.read(file, world.settings)
+    found = schema.read_manifest(file, world.settings)
     assert (found.apt, found.pip) == ([], ["numpy"])
     paths = [model.path(world.settings) for model in [*found.models.before_start, *found.models.after_start]]
     assert paths == [
@@ -230,7 +230,7 @@ models:
 )
 def test_a_bad_manifest_is_one_line_that_names_the_place(world: World, given: Any, complaint: str) -> None:
     with pytest.raises(BadSettings) as caught:
-        schema.loaded(world.with_manifest(**given))
+        schema.load_manifest(world.with_manifest(**given))
     assert str(caught.value).startswith(f"MANIFEST_JSON: {complaint}")
     assert "\n" not in str(caught.value)
 
@@ -253,7 +253,7 @@ def test_a_folder_is_no_place_for_a_model(world: World, given: str, when: str) -
     (world.home / "models/checkpoints").mkdir(parents=True)
     model = {"url": "http://127.0.0.1:1/m.safetensors", "local_path": given}
     with pytest.raises(BadSettings) as caught:
-        schema.loaded(world.with_manifest(models={when: [model]}))
+        schema.load_manifest(world.with_manifest(models={when: [model]}))
     assert str(caught.value) == (
         f"MANIFEST_JSON: models.{when}.0: {given!r} is a folder; it has to be the path of a file, "
         "such as models/checkpoints/name.safetensors"
@@ -268,10 +268,10 @@ def test_a_manifest_that_cannot_be_read_is_named(world: World) -> None:
         (world.manifest("{", "bad.json"), "Expecting property name"),
     ]:
         with pytest.raises(BadSettings, match=f"MANIFEST='{file}': .*{complaint}") as caught:
-            schema.loaded(world.settings.model_copy(update={"manifest": file}))
+            schema.load_manifest(world.settings.model_copy(update={"manifest": file}))
         assert "\n" not in str(caught.value)
-    assert schema.loaded(world.settings) is None
-    assert schema.loaded(world.settings.model_copy(update={"manifest": world.manifest("# nothing")}))
+    assert schema.load_manifest(world.settings) is None
+    assert schema.load_manifest(world.settings.model_copy(update={"manifest": world.manifest("# nothing")}))
 
 
 def test_models_are_downloaded_before_the_start_and_once(world: World, files: tuple[str, Files]) -> None:
@@ -314,7 +314,7 @@ def test_a_model_that_cannot_be_had_after_the_start_ends_nothing(world: World, f
     events: list[str] = []
     after = [{"url": f"{url}/{name}", "folder": "loras", "filename": name} for name in ("none", "good")]
     settings = world.with_manifest(models={"after_start": after})
-    thread = install.apply_after_start(settings, Models(settings, on_event=lambda event, _: events.append(event)))
+    thread = install.apply_after_start(settings, ModelCache(settings, on_event=lambda event, _: events.append(event)))
     assert thread
     thread.join(20)
     assert events == ["file_failed", "file_downloaded"]

@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 
 from handler.errors import BadRequest, HandlerError, InputUnavailable
-from handler.graphs.graph import ModelPlace, models
+from handler.graphs.graph import ModelInput, model_inputs
 from handler.graphs.node_classes import NodeClass, node_class
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.models.index import Entry
 from handler.schemas.credentials import BearerAuth
 from handler.settings import Settings
@@ -42,8 +42,8 @@ class World:
         environ = {"COMFYUI_URL": "http://127.0.0.1:9", "COMFY_HOME": str(self.home), "ALLOW_PRIVATE_URLS": "true"}
         return Settings.from_environ({**environ, "CACHE_DIR": str(self.home / "cache"), **more})
 
-    def models(self, **more: str) -> Models:
-        return Models(self.settings(**more), lambda: {"upscale_models"}, lambda *event: self.events.append(event))
+    def models(self, **more: str) -> ModelCache:
+        return ModelCache(self.settings(**more), lambda: {"upscale_models"}, lambda *event: self.events.append(event))
 
     def folder(self, name: str = "loras") -> set[str]:
         return {file.name for file in (self.home / "models" / name).iterdir()}
@@ -70,7 +70,7 @@ def bearer(token: str) -> BearerAuth:
 
 
 def test_a_model_lands_in_its_folder_under_the_urls_name(world: World) -> None:
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors?sig=secret", "loras")[0]
+    path = world.models().download(f"{world.url}/a/model.safetensors?sig=secret", "loras")[0]
     assert path == world.home / "models/loras/model.safetensors"
     assert path.read_bytes() == SAFETENSORS
     assert world.folder() == {"model.safetensors"}
@@ -83,31 +83,29 @@ def test_a_model_lands_in_its_folder_under_the_urls_name(world: World) -> None:
 
 def test_the_same_url_is_transferred_once_whatever_it_is_to_be_called(world: World) -> None:
     url = f"{world.url}/a/model.safetensors"
-    first = world.models().downloaded(url, "loras")[0]
-    assert world.models().downloaded(url, "loras")[0] == first
-    again = world.models().downloaded(url, "checkpoints", filename="mine.safetensors")[0]
+    first = world.models().download(url, "loras")[0]
+    assert world.models().download(url, "loras")[0] == first
+    again = world.models().download(url, "checkpoints", filename="mine.safetensors")[0]
     assert again.read_bytes() == SAFETENSORS
     assert len(world.files.asked) == 1
 
 
 def test_a_file_of_another_url_or_of_the_operator_is_not_taken_for_it(world: World) -> None:
     models = world.models()
-    models.downloaded(f"{world.url}/a/model.safetensors", "loras")
+    models.download(f"{world.url}/a/model.safetensors", "loras")
     own = world.home / "models/loras/own.safetensors"
     own.write_bytes(b"own")
     for name in ("model.safetensors", "own.safetensors"):
         with pytest.raises(BadRequest, match=f"loras/{name} exists already") as caught:
-            models.downloaded(f"{world.url}/b/model.safetensors", "loras", filename=name)
+            models.download(f"{world.url}/b/model.safetensors", "loras", filename=name)
         assert caught.value.location == "filename"
     assert own.read_bytes() == b"own"
-    models.downloaded(
-        f"{world.url}/b/x", "loras", filename="own.safetensors", sha256=hashlib.sha256(b"own").hexdigest()
-    )
+    models.download(f"{world.url}/b/x", "loras", filename="own.safetensors", sha256=hashlib.sha256(b"own").hexdigest())
 
 
 def test_what_breaks_off_goes_on_where_it_was(world: World) -> None:
     world.files.breaks["/a/model.safetensors"] = 2
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")[0]
+    path = world.models().download(f"{world.url}/a/model.safetensors", "loras")[0]
     assert path.read_bytes() == SAFETENSORS
     assert [begin is None for _, begin in world.files.asked] == [True, False, False]
     assert world.files.sent["/a/model.safetensors"] < 1.2 * len(SAFETENSORS)
@@ -116,11 +114,11 @@ def test_what_breaks_off_goes_on_where_it_was(world: World) -> None:
 def test_a_later_call_goes_on_with_what_was_left(world: World) -> None:
     world.files.breaks["/a/model.safetensors"] = 3
     with pytest.raises(InputUnavailable, match="broke off"):
-        world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+        world.models().download(f"{world.url}/a/model.safetensors", "loras")
     part, version = sorted(world.folder())
     assert part.startswith(".model.safetensors.part-")
     assert version == f"{part}.version"
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")[0]
+    path = world.models().download(f"{world.url}/a/model.safetensors", "loras")[0]
     assert path.read_bytes() == SAFETENSORS
     assert world.files.sent["/a/model.safetensors"] < 1.3 * len(SAFETENSORS)
     assert world.folder() == {"model.safetensors"}
@@ -130,9 +128,9 @@ def test_what_was_left_is_not_gone_on_with_when_the_file_has_changed(world: Worl
     """The two halves of two versions made one file, which had the right size."""
     world.files.breaks["/a/model.safetensors"] = 3
     with pytest.raises(InputUnavailable, match="broke off"):
-        world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+        world.models().download(f"{world.url}/a/model.safetensors", "loras")
     changed = world.files.content["/a/model.safetensors"] = SAFETENSORS.replace(b"weights", b"WEIGHTS")
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")[0]
+    path = world.models().download(f"{world.url}/a/model.safetensors", "loras")[0]
     assert path.read_bytes() == changed
     assert world.folder() == {"model.safetensors"}
 
@@ -141,13 +139,13 @@ def test_what_broke_off_long_ago_is_removed(world: World) -> None:
     old = world.home / "models/loras/.old.safetensors.part-0123"
     old.write_bytes(b"half")
     os.utime(old, (1, 1))
-    world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+    world.models().download(f"{world.url}/a/model.safetensors", "loras")
     assert world.folder() == {"model.safetensors"}
 
 
 def test_what_does_not_exist_is_asked_for_once_and_leaves_nothing(world: World) -> None:
     with pytest.raises(InputUnavailable, match="404"):
-        world.models().downloaded(f"{world.url}/none.safetensors", "loras")
+        world.models().download(f"{world.url}/none.safetensors", "loras")
     assert len(world.files.asked) == 1
     assert world.folder() == set()
 
@@ -155,17 +153,17 @@ def test_what_does_not_exist_is_asked_for_once_and_leaves_nothing(world: World) 
 def test_a_wrong_sha256_is_named_and_leaves_nothing(world: World) -> None:
     found = hashlib.sha256(SAFETENSORS).hexdigest()
     with pytest.raises(InputUnavailable, match=f"has the sha256 {found}, not {'0' * 64}"):
-        world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", sha256="0" * 64)
+        world.models().download(f"{world.url}/a/model.safetensors", "loras", sha256="0" * 64)
     assert world.folder() == set()
-    path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", sha256=found.upper())[0]
+    path = world.models().download(f"{world.url}/a/model.safetensors", "loras", sha256=found.upper())[0]
     assert path.read_bytes() == SAFETENSORS
 
 
 def test_a_file_with_another_sha256_than_is_wanted_now_is_fetched_anew(world: World) -> None:
     url = f"{world.url}/a/model.safetensors"
-    world.models().downloaded(url, "loras")
+    world.models().download(url, "loras")
     world.files.content["/a/model.safetensors"] = OTHER
-    path = world.models().downloaded(url, "loras", sha256=hashlib.sha256(OTHER).hexdigest())[0]
+    path = world.models().download(url, "loras", sha256=hashlib.sha256(OTHER).hexdigest())[0]
     assert path.read_bytes() == OTHER
 
 
@@ -189,10 +187,10 @@ def test_a_file_with_another_sha256_than_is_wanted_now_is_fetched_anew(world: Wo
 def test_a_name_stays_in_the_folder(world: World, given: str, name: str | None) -> None:
     if name is None:
         with pytest.raises(BadRequest, match="cannot be the name"):
-            world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename=given)
+            world.models().download(f"{world.url}/a/model.safetensors", "loras", filename=given)
         assert world.files.asked == []
     else:
-        path = world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename=given)[0]
+        path = world.models().download(f"{world.url}/a/model.safetensors", "loras", filename=given)[0]
         assert path == world.home / "models/loras" / name
 
 
@@ -202,12 +200,12 @@ def test_a_name_stays_in_the_folder(world: World, given: str, name: str | None) 
 def test_a_folder_is_one_of_comfyuis(world: World, folder: str) -> None:
     (world.home / "models/custom_nodes").mkdir()
     with pytest.raises(BadRequest, match="no model folder") as caught:
-        world.models().downloaded(f"{world.url}/a/model.safetensors", folder)
+        world.models().download(f"{world.url}/a/model.safetensors", folder)
     assert caught.value.location == "model_type"
 
 
 def test_a_folder_that_only_comfyui_knows_is_made(world: World) -> None:
-    world.models().downloaded(f"{world.url}/a/model.safetensors", "upscale_models")
+    world.models().download(f"{world.url}/a/model.safetensors", "upscale_models")
     assert world.folder("upscale_models") == {"model.safetensors"}
 
 
@@ -220,26 +218,26 @@ def test_a_link_inside_a_model_folder_does_not_lead_out(world: World) -> None:
 def test_a_model_folder_may_be_a_link_to_a_volume(world: World) -> None:
     (world.home / "volume").mkdir()
     (world.home / "models/vae").symlink_to(world.home / "volume")
-    world.models().downloaded(f"{world.url}/a/model.safetensors", "vae")
+    world.models().download(f"{world.url}/a/model.safetensors", "vae")
     assert {file.name for file in (world.home / "volume").iterdir()} == {"model.safetensors"}
 
 
 def test_without_a_model_dir_the_error_names_it(world: World) -> None:
     with pytest.raises(BadRequest, match="MODEL_DIR='/nowhere/models'"):
-        world.models(MODEL_DIR="/nowhere/models").downloaded(f"{world.url}/a/model.safetensors", "loras")
+        world.models(MODEL_DIR="/nowhere/models").download(f"{world.url}/a/model.safetensors", "loras")
 
 
 def test_what_credentials_opened_is_not_given_to_others(world: World) -> None:
     url = f"{world.url}/a/model.safetensors"
     world.files.tokens["/a/model.safetensors"] = "right"
     models = world.models()
-    path = models.downloaded(url, "loras", auth=bearer("right"))[0]
+    path = models.download(url, "loras", auth=bearer("right"))[0]
     inode = path.stat().st_ino
     for auth in (None, bearer("wrong")):
         for filename in (None, "mine.safetensors"):
             with pytest.raises(InputUnavailable, match="401"):
-                models.downloaded(url, "loras", filename=filename, auth=auth)
-    assert models.downloaded(url, "loras", auth=bearer("right"))[0] == path
+                models.download(url, "loras", filename=filename, auth=auth)
+    assert models.download(url, "loras", auth=bearer("right"))[0] == path
     assert world.folder() == {"model.safetensors"}
     assert path.stat().st_ino == inode
 
@@ -249,7 +247,7 @@ def test_threads_that_ask_at_once_share_one_transfer(world: World) -> None:
     models, found = world.models(), []
     url = f"{world.url}/a/model.safetensors"
     threads = [
-        threading.Thread(target=lambda: found.append(models.downloaded(url, "loras")[0].read_bytes())) for _ in range(8)
+        threading.Thread(target=lambda: found.append(models.download(url, "loras")[0].read_bytes())) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -262,12 +260,12 @@ def test_threads_that_ask_at_once_share_one_transfer(world: World) -> None:
 def test_processes_that_ask_at_once_share_one_transfer(world: World) -> None:
     world.files.delay_s = 0.15
     code = f"""
-from handler.models.cache import Models
+from handler.models.cache import ModelCache
 from handler.settings import Settings
 from tests.support.paths import ROOT
 settings = Settings.from_environ({{"COMFYUI_URL": "http://127.0.0.1:9", "COMFY_HOME": {str(world.home)!r},
     "CACHE_DIR": {str(world.home / "cache")!r}, "ALLOW_PRIVATE_URLS": "true"}})
-print(Models(settings).downloaded({world.url + "/a/model.safetensors"!r}, "loras")[1])
+print(ModelCache(settings).download({world.url + "/a/model.safetensors"!r}, "loras")[1])
 """
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)
@@ -276,8 +274,8 @@ print(Models(settings).downloaded({world.url + "/a/model.safetensors"!r}, "loras
     assert len(world.files.asked) == 1
 
 
-def place(value: str, folder: str = "checkpoints") -> ModelPlace:
-    return ModelPlace("4", "ckpt_name", value, folder)
+def place(value: str, folder: str = "checkpoints") -> ModelInput:
+    return ModelInput("4", "ckpt_name", value, folder)
 
 
 GRAPH: Any = {"4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "?"}}}
@@ -301,7 +299,7 @@ def test_a_url_in_a_graph_becomes_a_name_that_is_the_urls_own(world: World) -> N
 
 def test_a_graph_uses_what_was_downloaded_before_under_its_name(world: World) -> None:
     models = world.models()
-    models.downloaded(f"{world.url}/a/model.safetensors", "checkpoints")
+    models.download(f"{world.url}/a/model.safetensors", "checkpoints")
     graph, hold = models.fetched(GRAPH, [place(f"{world.url}/a/model.safetensors")], lambda _: None)
     hold.close()
     assert graph["4"]["inputs"]["ckpt_name"] == "model.safetensors"
@@ -312,8 +310,8 @@ def test_a_name_without_an_ending_gets_the_one_of_its_content(world: World) -> N
     graph, hold = world.models().fetched(GRAPH, [place(f"{world.url}/api/1287?type=Model")], lambda _: None)
     hold.close()
     assert graph["4"]["inputs"]["ckpt_name"].endswith("-1287.safetensors")
-    assert world.models().downloaded(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
-    assert world.models().downloaded(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
+    assert world.models().download(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
+    assert world.models().download(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
     assert len(world.files.asked) == 2
 
 
@@ -343,19 +341,19 @@ def test_model_inputs_are_the_lists_that_comfyui_declares() -> None:
         "2": {"class_type": "A", "inputs": {"unet_name": ["1", 0]}},
         "3": {"class_type": "Unknown", "inputs": {"unet_name": "http://x/y"}},
     }
-    found = models(graph, {"A": NodeClass(models={"unet_name": "diffusion_models"}), "Unknown": None})
-    assert found == [ModelPlace("1", "unet_name", "http://x/y", "diffusion_models")]
+    found = model_inputs(graph, {"A": NodeClass(models={"unet_name": "diffusion_models"}), "Unknown": None})
+    assert found == [ModelInput("1", "unet_name", "http://x/y", "diffusion_models")]
 
 
-def limited(world: World, *, files: float) -> Models:
+def limited(world: World, *, files: float) -> ModelCache:
     """Models with room for so many files of SAFETENSORS's size."""
     return world.models(LRU_CACHE_SIZE_GB=str(files * len(SAFETENSORS) / (1 << 30)))
 
 
-def fill(world: World, models: Models, *names: str) -> None:
+def fill(world: World, models: ModelCache, *names: str) -> None:
     for name in names:
         world.files.content[f"/{name}.safetensors"] = SAFETENSORS
-        models.downloaded(f"{world.url}/{name}.safetensors", "loras")
+        models.download(f"{world.url}/{name}.safetensors", "loras")
         time.sleep(0.01)
 
 
@@ -364,12 +362,12 @@ def test_the_least_recently_used_goes_first_and_only_what_was_downloaded(world: 
     own.write_bytes(SAFETENSORS * 5)
     models = limited(world, files=2.5)
     fill(world, models, "one", "two")
-    models.downloaded(f"{world.url}/one.safetensors", "loras")
+    models.download(f"{world.url}/one.safetensors", "loras")
     fill(world, models, "three")
     assert world.folder() == {"own.safetensors", "one.safetensors", "three.safetensors"}
     deleted = [facts for event, facts in world.events if event == "file_deleted"]
     assert [facts["local_path"] for facts in deleted] == [str(world.home / "models/loras/two.safetensors")]
-    models.downloaded(f"{world.url}/two.safetensors", "loras")
+    models.download(f"{world.url}/two.safetensors", "loras")
     assert len(world.files.asked) == 4
 
 
@@ -395,7 +393,7 @@ def test_what_a_job_uses_stays_in_whichever_folder_comfyui_finds_it(world: World
     (world.home / "models" / folder).mkdir()
     models = limited(world, files=1.5)
     world.files.content["/one.safetensors"] = SAFETENSORS
-    used = models.downloaded(f"{world.url}/one.safetensors", folder)[0]
+    used = models.download(f"{world.url}/one.safetensors", folder)[0]
     _, hold = models.fetched(GRAPH, [place("one.safetensors", kind)], lambda _: None)
     fill(world, models, "two", "three")
     assert used.exists()
@@ -408,7 +406,7 @@ def test_to_be_used_counts_in_whichever_folder_comfyui_finds_it(world: World) ->
     (world.home / "models/unet").mkdir()
     models = limited(world, files=2.5)
     world.files.content["/one.safetensors"] = SAFETENSORS
-    used = models.downloaded(f"{world.url}/one.safetensors", "unet")[0]
+    used = models.download(f"{world.url}/one.safetensors", "unet")[0]
     fill(world, models, "two")
     models.fetched(GRAPH, [place("one.safetensors", "diffusion_models")], lambda _: None)[1].close()
     fill(world, models, "three")
@@ -419,7 +417,7 @@ def test_to_be_used_counts_in_whichever_folder_comfyui_finds_it(world: World) ->
 def test_what_the_manifest_asked_for_stays_and_does_not_count(world: World) -> None:
     models = limited(world, files=1.5)
     pinned = world.home / "models/loras/pinned.safetensors"
-    models.installed(f"{world.url}/a/model.safetensors", pinned)
+    models.install(f"{world.url}/a/model.safetensors", pinned)
     fill(world, models, "one", "two")
     assert world.folder() == {"pinned.safetensors", "two.safetensors"}
 
@@ -427,11 +425,11 @@ def test_what_the_manifest_asked_for_stays_and_does_not_count(world: World) -> N
 def test_a_folder_is_not_taken_for_the_model(world: World) -> None:
     """It was "there already", and the model was missing."""
     with pytest.raises(BadRequest, match="models/loras exists already"):
-        world.models().installed(f"{world.url}/a/model.safetensors", world.home / "models/loras")
+        world.models().install(f"{world.url}/a/model.safetensors", world.home / "models/loras")
     (world.home / "models/loras/sub").mkdir()
     for sha256 in (None, "0" * 64):
         with pytest.raises(BadRequest, match="loras/sub exists already"):
-            world.models().downloaded(f"{world.url}/a/model.safetensors", "loras", filename="sub", sha256=sha256)
+            world.models().download(f"{world.url}/a/model.safetensors", "loras", filename="sub", sha256=sha256)
     assert world.files.asked == []
 
 
@@ -459,7 +457,7 @@ def test_a_file_that_is_removed_while_it_is_looked_at_is_not_there(tmp_path: Pat
 def test_the_files_of_locks_do_not_grow_in_number_for_ever(world: World) -> None:
     """There was one for every URL that was ever asked for, and each signature makes another URL."""
     for number in range(5):
-        world.models().downloaded(f"{world.url}/a/model.safetensors?signature={number}", "loras", filename=f"{number}")
+        world.models().download(f"{world.url}/a/model.safetensors?signature={number}", "loras", filename=f"{number}")
     names = [file.name for file in (world.home / "cache/locks").iterdir()]
     assert [name for name in names if not re.fullmatch(r"([0-9a-f]{4}|index)\.lock", name)] == []
 
@@ -474,14 +472,14 @@ def test_a_url_that_is_none_is_the_callers_fault(world: World) -> None:
 
 def test_a_broken_index_is_begun_anew(world: World, caplog: pytest.LogCaptureFixture) -> None:
     models = world.models()
-    models.downloaded(f"{world.url}/a/model.safetensors", "loras")
+    models.download(f"{world.url}/a/model.safetensors", "loras")
     (world.home / "cache/models.json").write_text("{")
     with caplog.at_level(logging.WARNING), pytest.raises(BadRequest, match="exists already"):
-        models.downloaded(f"{world.url}/a/model.safetensors", "loras")
+        models.download(f"{world.url}/a/model.safetensors", "loras")
     assert "cannot be read" in caplog.text
 
 
 def test_a_cache_dir_that_cannot_be_written_is_named(world: World) -> None:
     (world.home / "cache").write_text("a file")
     with pytest.raises(HandlerError, match="CACHE_DIR="):
-        world.models().downloaded(f"{world.url}/a/model.safetensors", "loras")
+        world.models().download(f"{world.url}/a/model.safetensors", "loras")

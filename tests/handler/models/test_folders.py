@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from emulator.comfyui.folders import Folders
-from handler import Host, Settings
+from handler import Lifecycle, Settings
 from handler.errors import ComfyError
-from handler.models.folders import extra_model_paths, options
+from handler.models.folders import command_line, extra_model_paths
 from handler.models.search import prepare
 from tests.handler.test_lifecycle import environment
 from tests.support.live import served
@@ -37,9 +37,9 @@ def settings(tmp_path: Path, *volumes: Path, **more: str) -> Settings:
     return Settings.from_environ({**environ, "NETWORK_VOLUMES": ",".join(map(str, volumes))})
 
 
-def started(home: Path, *volumes: Path, **more: str) -> Host:
+def started(home: Path, *volumes: Path, **more: str) -> Lifecycle:
     listed = ",".join(map(str, volumes))
-    return Host(Settings.from_environ(environment(home, NETWORK_VOLUMES=listed, **more)))
+    return Lifecycle(Settings.from_environ(environment(home, NETWORK_VOLUMES=listed, **more)))
 
 
 def test_comfyui_lists_the_models_of_every_layout(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_comfyui_lists_what_is_downloaded_to_a_volume(tmp_path: Path) -> None:
     try:
         with served(Files({"/new.safetensors": b"new"}).app()) as url:
             for kind in ("checkpoints", "text_encoders"):
-                path = host.service.models.downloaded(f"{url}/new.safetensors", kind)[0]
+                path = host.service.models.download(f"{url}/new.safetensors", kind)[0]
                 assert path == model_dir / kind / "new.safetensors"
         assert "new.safetensors" in host.service.comfy.options("CheckpointLoaderSimple", "ckpt_name")
         assert host.service.comfy.models()["text_encoders"] == ["new.safetensors"]
@@ -95,7 +95,7 @@ def test_model_dir_is_not_made_where_its_volume_is_missing(tmp_path: Path) -> No
     given = settings(tmp_path, MODEL_DIR=str(tmp_path / "runpod-volume" / "models"))
     prepare(given)
     assert not given.model_dir.parent.exists()
-    assert options(given) == []
+    assert command_line(given) == []
 
 
 def test_without_volumes_comfyui_is_told_nothing(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_without_volumes_comfyui_is_told_nothing(tmp_path: Path) -> None:
     (volume / "results").mkdir(parents=True)
     (volume / "models").symlink_to(tmp_path / "home" / "models")
     given = settings(tmp_path, volume, tmp_path / "missing")
-    assert options(given) == []
+    assert command_line(given) == []
     assert not given.cache_dir.exists()
 
 
@@ -135,7 +135,7 @@ def test_folders_of_odd_names_arrive_as_they_are(tmp_path: Path) -> None:
     odd = ['say "hi": #1', "on", "ünï", " x", "a\\b", "1.5"]
     volume = touched(tmp_path / "my $HOME: #2", *(f"models/{name}/x.bin" for name in odd))
     touched(volume, "models/two\nlines/x.bin", "models/is_default/x.bin", "models/base_path/x.bin")
-    _, file = options(settings(tmp_path, volume))
+    _, file = command_line(settings(tmp_path, volume))
     told = Folders(tmp_path / "home", [Path(file)]).paths
     for name in odd:
         assert told[name] == [tmp_path / "home" / "models" / name, volume / "models" / name]
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_written_stops_the_start_with_a_sentence(tmp_path:
     volume = touched(tmp_path / "volume", "loras/a")
     (tmp_path / "cache").touch()
     with pytest.raises(ComfyError, match="model folders cannot be written to"):
-        options(settings(tmp_path, volume))
+        command_line(settings(tmp_path, volume))
 
 
 def test_the_stand_in_reads_such_files_as_comfyui_does(tmp_path: Path) -> None:

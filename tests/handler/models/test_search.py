@@ -8,8 +8,8 @@ import pytest
 from starlette.applications import Starlette
 
 from handler import HandlerError, Service
-from handler.comfyui.client import Comfy
-from handler.models.search import Whereabouts, described, files, prepare
+from handler.comfyui.client import ComfyClient
+from handler.models.search import ModelSearch, describe_volumes, prepare, walk_files
 from handler.pipeline import run
 from tests.handler.models.test_folders import settings, started, touched
 from tests.support import graphs
@@ -87,7 +87,7 @@ def test_what_is_no_name_of_a_model_is_told_nothing(world: tuple[Service, Path],
 
 def test_odd_names_of_models_are_harmless(tmp_path: Path) -> None:
     touched(tmp_path, "models/loras/x.safetensors")
-    where = Whereabouts(settings(tmp_path, tmp_path))
+    where = ModelSearch(settings(tmp_path, tmp_path))
     told = {"checkpoints": ["/nope/checkpoints"]}
     for folder in ("a\0b", "x" * 5000, ".", "ü\ud800"):
         said = where.sentence(f"{folder}/x.safetensors", "checkpoints", lambda: told)
@@ -101,16 +101,16 @@ def test_one_look_serves_many_models(tmp_path: Path) -> None:
         asked.append(None)
         return {"loras": [str(tmp_path)]}
 
-    where = Whereabouts(settings(tmp_path, tmp_path))
+    where = ModelSearch(settings(tmp_path, tmp_path))
     assert [where.sentence(f"{n}.pt", "loras", told) for n in range(5)] == [f"; ComfyUI looked in {tmp_path}"] * 5
     assert len(asked) == 1
 
 
 def test_a_comfyui_that_does_not_tell_its_folders_is_no_trouble(tmp_path: Path) -> None:
     with served(Starlette()) as url:
-        told = Comfy(url).folder_paths
+        told = ComfyClient(url).folder_paths
         assert told() == {}
-        assert Whereabouts(settings(tmp_path, tmp_path)).sentence("x.pt", "loras", told) == ""
+        assert ModelSearch(settings(tmp_path, tmp_path)).sentence("x.pt", "loras", told) == ""
 
 
 def test_a_look_ends(tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_a_look_ends(tmp_path: Path) -> None:
     deep = Path(*"abcdefghij")
     touched(tmp_path, "top.pt", "a/b/c/inner.pt", str(deep / "deepest.pt"))
     (tmp_path / "a" / "again").symlink_to(tmp_path)
-    found = [entry.name for entry in files([tmp_path, tmp_path / "a"], time.monotonic() + 60)]
+    found = [entry.name for entry in walk_files([tmp_path, tmp_path / "a"], time.monotonic() + 60)]
     assert found == ["top.pt", "inner.pt"]
-    assert list(files([tmp_path], time.monotonic() - 1)) == []
+    assert list(walk_files([tmp_path], time.monotonic() - 1)) == []
 
 
 def test_what_was_found_is_logged_on_demand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,7 +142,7 @@ def test_what_was_found_is_logged_on_demand(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_volume_without_folders_of_models_is_told_how_they_are_named(tmp_path: Path) -> None:
-    messages = list(described(settings(tmp_path, tmp_path)))
+    messages = list(describe_volumes(settings(tmp_path, tmp_path)))
     assert messages[0] == f"{tmp_path} is there, but nothing is mounted on it"
     assert messages[1].startswith("no folder of models was found; they may be models/checkpoints, ")
     assert messages[-1] == "ComfyUI is told of no further folder"

@@ -1,6 +1,6 @@
 import pytest
 
-from handler.schemas.credentials import matches
+from handler.schemas.credentials import matches_pattern
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from handler.schemas.credentials import matches
     ],
 )
 def test_a_pattern_matches_whole_urls(pattern: str, text: str, good: bool) -> None:
-    assert matches(pattern, text) is good
+    assert matches_pattern(pattern, text) is good
 
 
 def test_a_pattern_of_many_stars_takes_no_time() -> None:
-    assert not matches("*a" * 1000, "a" * 8000 + "b")
+    assert not matches_pattern("*a" * 1000, "a" * 8000 + "b")

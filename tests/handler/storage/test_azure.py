@@ -13,7 +13,7 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, QueryAuth
 from handler.schemas.uploads import AzureUpload
-from handler.storage import Version, chosen, receiver
+from handler.storage import Version, store_for_upload, store_for_url
 from tests.support.azurite import ACCOUNT, KEY, azurite
 
 CONTENT = bytes(range(256)) * 1000
@@ -73,7 +73,7 @@ def fetched(
     max_bytes: int | None = None,
 ) -> bytes:
     file = io.BytesIO(begun)
-    chosen(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=20)
+    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=20)
     return file.getvalue()
 
 
@@ -86,7 +86,7 @@ def stored(
     filename: str = "a1_Flux_00001_.png",
 ) -> str:
     file = io.BytesIO(content)
-    url = receiver(upload, settings).store(
+    url = store_for_upload(upload, settings).store(
         upload, filename, file, size=len(content), mime_type="image/png", auth_for=lambda _url: auth
     )
     assert not file.closed
@@ -189,7 +189,7 @@ def test_no_connection_is_said_in_one_sentence() -> None:
 def test_what_is_not_configured_is_named_before_anything_runs(environ: dict[str, str], named: str) -> None:
     upload, settings = AzureUpload(container="cont"), Settings.from_environ(environ)
     with pytest.raises(BadRequest, match=named):
-        receiver(upload, settings).check(upload, lambda _url: None)
+        store_for_upload(upload, settings).check(upload, lambda _url: None)
 
 
 def test_what_is_configured_passes(settings: Settings, signed: Settings) -> None:
@@ -198,18 +198,18 @@ def test_what_is_configured_passes(settings: Settings, signed: Settings) -> None
     by_key = Settings.from_environ({**account, "AZURE_STORAGE_KEY": KEY})
     by_signature = Settings.from_environ({**account, "AZURE_STORAGE_SAS_TOKEN": "?sv=1&sig=x"})
     for configured in (settings, signed, by_key, by_signature):
-        receiver(upload, configured).check(upload, lambda _url: None)
+        store_for_upload(upload, configured).check(upload, lambda _url: None)
 
 
 def test_the_extra_is_named_when_it_is_not_installed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.storage.blob", None)
     upload = AzureUpload(container="cont")
     with pytest.raises(BadRequest, match=r"install comfyui-handler\[azure\]"):
-        receiver(upload, settings).check(upload, lambda _url: None)
+        store_for_upload(upload, settings).check(upload, lambda _url: None)
 
 
 def test_other_accounts_blobs_are_fetched_as_files_of_the_web() -> None:
     url = "https://other.blob.core.windows.net/cont/a.png"
     settings = Settings.from_environ({"AZURE_STORAGE_ACCOUNT": "acc", "AZURE_STORAGE_KEY": KEY})
-    assert type(chosen(url, settings)).__name__ == "AzureStorage"
-    assert type(chosen("http://127.0.0.1:1/cont/a.png", settings)).__name__ == "HttpStorage"
+    assert type(store_for_url(url, settings)).__name__ == "AzureStorage"
+    assert type(store_for_url("http://127.0.0.1:1/cont/a.png", settings)).__name__ == "HttpStorage"

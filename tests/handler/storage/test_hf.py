@@ -10,7 +10,7 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
 from handler.schemas.credentials import Auth, BearerAuth
 from handler.schemas.uploads import HfUpload
-from handler.storage import chosen, hf, receiver
+from handler.storage import hf, store_for_upload, store_for_url
 from tests.support.hub import LARGE, TOKEN, Hub
 
 NAME = "f1_Flux_00001_.png"
@@ -36,13 +36,13 @@ def settings_for(hub: Hub, **more: str) -> Settings:
 
 def fetched(url: str, settings: Settings, begun: bytes = b"", auth: Auth | None = None) -> bytes:
     file = io.BytesIO(begun)
-    chosen(url, settings).fetch(url, file, auth=auth, max_bytes=None, timeout_s=20)
+    store_for_url(url, settings).fetch(url, file, auth=auth, max_bytes=None, timeout_s=20)
     return file.getvalue()
 
 
 def stored(upload: HfUpload, settings: Settings, content: bytes = b"content", auth: Auth | None = None) -> str:
     file = io.BytesIO(content)
-    store = receiver(upload, settings)
+    store = store_for_upload(upload, settings)
     store.check(upload, lambda _url: auth)
     url = store.store(upload, NAME, file, size=len(content), mime_type="image/png", auth_for=lambda _url: auth)
     assert not file.closed
@@ -73,7 +73,7 @@ def test_the_default_url_is_the_hub_s() -> None:
     upload = HfUpload(repo="a/b", repo_type="dataset", directory="x")
     asked: list[str] = []
     with pytest.raises(BadRequest):
-        receiver(upload, Settings()).check(upload, lambda url: asked.append(url))
+        store_for_upload(upload, Settings()).check(upload, lambda url: asked.append(url))
     assert asked == ["https://huggingface.co/datasets/a/b/resolve/main/x/"]
 
 
@@ -111,7 +111,7 @@ def test_an_upload_that_fails_is_said_in_one_sentence(hub: Hub, repo: str, token
 @pytest.mark.parametrize("upload", [HfUpload(repo="a/b", directory="../x"), HfUpload(repo="a/b--c")])
 def test_what_the_hub_never_takes_is_refused_before_anything_runs(hub: Hub, upload: HfUpload) -> None:
     with pytest.raises(BadRequest, match="`hf_upload`"):
-        receiver(upload, settings_for(hub)).check(upload, lambda _url: None)
+        store_for_upload(upload, settings_for(hub)).check(upload, lambda _url: None)
 
 
 def test_without_a_token_nothing_is_tried(hub: Hub) -> None:

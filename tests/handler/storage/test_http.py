@@ -12,7 +12,7 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth, S3Auth
 from handler.schemas.uploads import HttpUpload
-from handler.storage import Version, chosen, receiver
+from handler.storage import Version, store_for_upload, store_for_url
 from tests.support.files import Files
 
 SETTINGS = Settings(allow_private_urls=True)
@@ -54,7 +54,7 @@ def fetched(
     timeout_s: float = 10,
 ) -> bytes:
     file = io.BytesIO(begun)
-    chosen(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
     return file.getvalue()
 
 
@@ -76,7 +76,7 @@ def stored(
     settings: Settings = SETTINGS,
 ) -> str:
     upload = HttpUpload(url_prefix=url_prefix)
-    return receiver(upload, settings).store(
+    return store_for_upload(upload, settings).store(
         upload, filename, io.BytesIO(content), size=len(content), mime_type="image/png", auth_for=lambda _url: auth
     )
 
@@ -198,7 +198,7 @@ def test_a_begun_file_of_another_version_is_begun_anew(files: Files, version: Ve
 def test_a_truncated_body_is_an_error_and_what_came_can_be_gone_on_from(files: Files, version: Version) -> None:
     file = io.BytesIO()
     with pytest.raises(InputUnavailable, match="the connection broke off"):
-        chosen(files.url, SETTINGS).fetch(f"{files.url}/truncated", file, max_bytes=None, timeout_s=10)
+        store_for_url(files.url, SETTINGS).fetch(f"{files.url}/truncated", file, max_bytes=None, timeout_s=10)
     assert file.getvalue() == files.content[: len(files.content) // 2]
     assert fetched(f"{files.url}/file", file.getvalue(), version=version) == files.content
 
@@ -247,7 +247,7 @@ def test_credentials_that_fit_in_no_header_are_not_repeated(files: Files, token:
 def test_private_addresses_are_refused_for_uploads_as_well() -> None:
     upload, settings = HttpUpload(url_prefix="http://localhost:9/up"), Settings()
     with pytest.raises(ForbiddenUrl):
-        receiver(upload, settings).check(upload, lambda _url: None)
+        store_for_upload(upload, settings).check(upload, lambda _url: None)
     with pytest.raises(ForbiddenUrl):
         stored("http://localhost:9/up", settings=settings)
 
@@ -255,7 +255,7 @@ def test_private_addresses_are_refused_for_uploads_as_well() -> None:
 def test_a_prefix_that_is_no_url_is_refused_before_anything_runs() -> None:
     upload = HttpUpload(url_prefix="http://h:99999/up")
     with pytest.raises(BadRequest, match="not a valid URL"):
-        receiver(upload, SETTINGS).check(upload, lambda _url: None)
+        store_for_upload(upload, SETTINGS).check(upload, lambda _url: None)
 
 
 @pytest.mark.parametrize("prefix", ["/up", "/up/"])

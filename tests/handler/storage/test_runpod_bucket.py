@@ -10,7 +10,7 @@ SETTINGS = Settings(allow_private_urls=True)  # so that no name is looked up
 
 def region(endpoint: str) -> str | None:
     given = {"accessId": "key", "accessSecret": "s3cr3t", "bucketName": "bkt", "endpointUrl": endpoint}
-    found = runpod_bucket.chosen({"s3Config": given}, "job-1", SETTINGS)
+    found = runpod_bucket.choose_bucket({"s3Config": given}, "job-1", SETTINGS)
     assert found is not None
     return found.auth.region
 

@@ -17,7 +17,7 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, S3Auth
 from handler.schemas.uploads import S3Upload
-from handler.storage import Version, chosen, receiver
+from handler.storage import Version, store_for_upload, store_for_url
 from tests.support.live import s3_store, served
 
 CONTENT = bytes(range(256)) * 1000
@@ -74,7 +74,7 @@ def fetched(
     timeout_s: float = 20,
 ) -> bytes:
     file = io.BytesIO(begun)
-    chosen(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
     return file.getvalue()
 
 
@@ -87,7 +87,7 @@ def stored(
     auth: Auth | None = None,
 ) -> str:
     file = io.BytesIO(content)
-    url = receiver(upload, settings).store(
+    url = store_for_upload(upload, settings).store(
         upload, filename, file, size=len(content), mime_type="image/png", auth_for=lambda _url: auth
     )
     assert not file.closed
@@ -178,7 +178,7 @@ def test_an_upload_that_fails_is_said_in_one_sentence(settings: Settings) -> Non
 def test_without_any_credentials_nothing_is_tried(endpoint: str) -> None:
     upload, settings = S3Upload(bucket="bkt"), Settings(aws_endpoint_url=endpoint)
     with pytest.raises(BadRequest, match=r"AWS_ACCESS_KEY_ID.*`credentials`"):
-        receiver(upload, settings).check(upload, lambda _url: None)
+        store_for_upload(upload, settings).check(upload, lambda _url: None)
     with pytest.raises(BadRequest, match="AWS_ACCESS_KEY_ID"):
         fetched("s3://bkt/in/pic.png", settings)
 
@@ -186,7 +186,7 @@ def test_without_any_credentials_nothing_is_tried(endpoint: str) -> None:
 def test_half_of_the_credentials_are_none(endpoint: str) -> None:
     upload, settings = S3Upload(bucket="bkt"), Settings(aws_endpoint_url=endpoint, aws_access_key_id="key")
     with pytest.raises(BadRequest, match="AWS_SECRET_ACCESS_KEY"):
-        receiver(upload, settings).check(upload, lambda _url: None)
+        store_for_upload(upload, settings).check(upload, lambda _url: None)
 
 
 def test_credentials_are_found_where_botocore_looks(
@@ -198,15 +198,15 @@ def test_credentials_are_found_where_botocore_looks(
         S3Upload(bucket="bkt", prefix="found/"),
         Settings(aws_endpoint_url=endpoint, aws_region="eu-north-1"),
     )
-    receiver(upload, settings).check(upload, lambda _url: None)
+    store_for_upload(upload, settings).check(upload, lambda _url: None)
     assert stored(upload, settings) == "s3://bkt/found/s1_Flux_00001_.png"
 
 
 def test_the_caller_s_credentials_are_asked_for_by_the_target_s_url(settings: Settings) -> None:
     asked: list[str] = []
     upload = S3Upload(bucket="bkt", prefix="p/")
-    receiver(upload, settings).check(upload, lambda url: asked.append(url))
-    receiver(upload, settings).store(
+    store_for_upload(upload, settings).check(upload, lambda url: asked.append(url))
+    store_for_upload(upload, settings).store(
         upload, "a.png", io.BytesIO(b"x"), size=1, mime_type="image/png", auth_for=lambda url: asked.append(url)
     )
     assert asked == ["s3://bkt/p/", "s3://bkt/p/a.png"]
@@ -242,7 +242,7 @@ def test_a_private_endpoint_of_the_caller_s_is_refused(endpoint: str) -> None:
     with pytest.raises(ForbiddenUrl):
         fetched("s3://bkt/in/pic.png", settings, auth=caller(endpoint))
     with pytest.raises(ForbiddenUrl):
-        receiver(upload, settings).check(upload, lambda _url: caller(endpoint))
+        store_for_upload(upload, settings).check(upload, lambda _url: caller(endpoint))
 
 
 def test_a_name_that_leads_to_a_private_address_the_second_time_is_refused(

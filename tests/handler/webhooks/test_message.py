@@ -9,7 +9,7 @@ import pytest
 from handler.errors import HandlerError, OutOfMemory, PromptRejected
 from handler.schemas.request import PromptRequest
 from handler.schemas.result import Result
-from handler.validation import validated
+from handler.validation import validate
 from handler.webhooks import message
 from handler.webhooks.queue import Delivery
 from tests.support import graphs
@@ -25,7 +25,7 @@ TOKEN = {"url_pattern": "https://x/**", "auth": {"type": "bearer", "token": "hus
 
 
 def request(**options: Any) -> PromptRequest:
-    return validated(PromptRequest, {"prompt": GRAPH, "id": "w/1", "credentials": [TOKEN], **options})
+    return validate(PromptRequest, {"prompt": GRAPH, "id": "w/1", "credentials": [TOKEN], **options})
 
 
 def file(number: int) -> dict[str, Any]:

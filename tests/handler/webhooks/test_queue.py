@@ -10,7 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from handler.settings import BadSettings, Settings
-from handler.webhooks.queue import Outbox
+from handler.webhooks.queue import WebhookQueue
 from tests.conftest import wait_until
 from tests.support.ports import free_port
 from tests.support.receivers import SECRET, SILENT, Open, Receiver, Spooled, numbers, webhook
@@ -47,7 +47,7 @@ def test_a_legacy_webhook_has_none_of_the_headers(opened: Open, receiver: Receiv
 @pytest.mark.parametrize("secret", ["not base64!", "whsec_", "whsec_-_-_", "=", "a"])
 def test_a_secret_that_is_no_base64_stops_the_start_and_is_not_shown(secret: str) -> None:
     with pytest.raises(BadSettings) as caught:
-        Outbox(Settings.from_environ({"WEBHOOK_SECRET": secret}))
+        WebhookQueue(Settings.from_environ({"WEBHOOK_SECRET": secret}))
     assert str(caught.value) == "WEBHOOK_SECRET must be base64, with or without whsec_ in front."
 
 

@@ -45,9 +45,9 @@ LEFT_BEHIND = """
 import os, signal, sys
 from pathlib import Path
 from handler import Settings
-from handler.webhooks.queue import Delivery, Outbox
+from handler.webhooks.queue import Delivery, WebhookQueue
 
-outbox = Outbox(Settings.from_environ({"CACHE_DIR": sys.argv[1]}))
+outbox = WebhookQueue(Settings.from_environ({"CACHE_DIR": sys.argv[1]}))
 hooks = [Delivery(sys.argv[2] + path, "job-1", b'{"number": -1}', True) for path in ("", "/v2")]
 promise = outbox.promise(hooks)
 if sys.argv[3] == "drafts":

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from handler.comfyui.client import Comfy
+from handler.comfyui.client import ComfyClient
 from handler.settings import BadSettings, Settings
 from handler.ticket import Ticket
 from handler.webhooks.system_events import SystemEvents
@@ -36,7 +36,7 @@ def test_a_run_s_messages_arrive_signed_in_order_and_in_the_caller_s_words(
     sender.start()
     graph = graphs.txt2img(seed=77_001)
     graph["9"]["inputs"]["filename_prefix"] = f"{FOLDER}/sys-1_Flux"
-    comfy = Comfy(comfyui.url)
+    comfy = ComfyClient(comfyui.url)
     ticket = Ticket()
     ticket.prompt_id = PROMPT_ID
     comfy.run(
