@@ -1,23 +1,84 @@
-"""Work on threads that do not keep the process from ending: the interpreter waits for those of an executor, however long."""
+"""The one way to run work on other threads. A loop that lives as long as the server is a daemon thread of its own instead."""
 
+import contextvars
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# How long a thread without work waits for more before it ends.
+_IDLE_S = 5.0
 
-def begun(work: Callable[[], T], name: str) -> "Future[T]":
-    """The result of work that has begun on a daemon thread of its own."""
-    future: Future[T] = Future()
 
-    def run() -> None:
-        future.set_running_or_notify_cancel()
-        try:
-            future.set_result(work())
-        except Exception as exc:  # noqa: BLE001 (whatever it is, it is raised where it is waited for)
-            future.set_exception(exc)
+class ThreadPool(Executor):
+    """Runs what is submitted on at most `max_workers` daemon threads, first come first served.
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
+    Threads are started when there is work for them. Work runs in a copy of the submitter's context, so that it ends at the
+    submitter's deadline (handler.net.deadline). Unlike with ThreadPoolExecutor, the interpreter does not wait for the threads
+    when it exits, however long an upload takes.
+    """
+
+    def __init__(self, max_workers: int, name: str = "worker") -> None:
+        self._max_workers = max_workers
+        self._name = name
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Cancelling the future takes the work back while it waits for a thread. Raises RuntimeError after `shutdown`."""
+        future: Future[T] = Future()
+        work = partial(contextvars.copy_context().run, fn, *args, **kwargs)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError(f"the thread pool {self._name!r} is closed")
+            self._waiting.append((future, work))
+            starts = len(self._waiting) > self._idle and self._threads < self._max_workers
+            self._threads += starts
+            self._changed.notify()
+        if starts:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work. What waits still runs, unless it is cancelled."""
+        with self._changed:
+            self._closed = True
+            cancelled = list(self._waiting) if cancel_futures else []
+            if cancel_futures:
+                self._waiting.clear()
+            self._changed.notify_all()
+        for future, _ in cancelled:
+            future.cancel()
+        if wait:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._threads)
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            future, work = taken
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as exc:  # noqa: BLE001 (whatever it is, it is raised where the result is asked for)
+                    future.set_exception(exc)
+            # Nothing of a job stays in memory while the thread is idle.
+            del taken, future, work
+
+    def _take(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        """The next work; None when the thread is to end."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._waiting or self._closed, _IDLE_S)
+            self._idle -= 1
+            if self._waiting:
+                return self._waiting.popleft()
+            self._threads -= 1
+            self._changed.notify_all()
+            return None

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +16,7 @@ from emulator.http.responses import JsonResponse
 from handler import HandlerError, storage
 from handler.models.cache import ModelCache
 from handler.schemas.credentials import Auth
-from handler.threads import begun
+from handler.threads import ThreadPool
 from handler.urls import MAX_URL_LENGTH, redact_url
 from handler.validation import validate
 
@@ -62,9 +61,9 @@ class Downloads:
     """The endpoint, and what it has under way: so many at once, on threads that do not keep the process from ending."""
 
     def __init__(self) -> None:
-        self._awaited = anyio.CapacityLimiter(_AWAITED)
-        self._unseen = anyio.CapacityLimiter(_UNSEEN)
-        self._looked_at = anyio.CapacityLimiter(_LOOKED_AT)
+        self._awaited = ThreadPool(_AWAITED, "download")
+        self._unseen = ThreadPool(_UNSEEN, "download")
+        self._looked_at = ThreadPool(_LOOKED_AT, "download")
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def download(self, request: Request) -> Response:
@@ -111,10 +110,6 @@ def _downloaded(wanted: DownloadRequest, models: ModelCache) -> dict[str, Any]:
     return {"filename": path.name, "status": "completed", "size": size, "duration": duration}
 
 
-async def _done(work: Callable[[], dict[str, Any]], limiter: anyio.CapacityLimiter) -> dict[str, Any]:
-    """What the work gives, on a daemon thread: the interpreter waits for AnyIO's own, for hours if a download takes them.
-
-    One that is cut off by the end of the process goes on where it was the next time that somebody asks for it.
-    """
-    async with limiter:
-        return await asyncio.wrap_future(begun(work, "download"))
+async def _done(work: Callable[[], dict[str, Any]], pool: ThreadPool) -> dict[str, Any]:
+    """What the work gives. A download that the end of the process cuts off resumes where it was when it is asked for again."""
+    return await asyncio.wrap_future(pool.submit(work))

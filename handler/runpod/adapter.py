@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from handler import logs
 from handler.errors import ComfyCrashed, HandlerError, ServerStopped
@@ -22,13 +22,13 @@ from handler.runpod import fitness
 from handler.runpod.updates import ProgressUpdates
 from handler.runpod.worker import MAX_RESULT_SIZE_MB, Worker
 from handler.settings import BadSettings, Settings
-from handler.threads import begun
+from handler.threads import ThreadPool
 from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
+# Twice what RUNPOD_CONCURRENCY allows: a job that cannot be ended keeps its thread.
+_MOST_JOBS = 64
 # What ended jobs need to clean up and to leave word.
 _END_S = 10
 # What the SDK needs to send the results of those that could not be ended.
@@ -111,6 +111,9 @@ class _Adapter:
         self._host = host
         self._settings = host.service.settings
         self._worker = Worker(host)
+        self._jobs = ThreadPool(_MOST_JOBS, "job")
+        # Orders to end jobs wait for none of them.
+        self._orders = ThreadPool(_MOST_JOBS, "order")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unanswered: set[asyncio.Task[Any]] = set()
         # How many jobs the SDK has taken, those included that it has not begun with.
@@ -141,13 +144,13 @@ class _Adapter:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         ticket, teller = Ticket(), _teller(job)
-        work = _on_thread(partial(self._worker.answer, job, ticket, teller.tell))
+        work = asyncio.wrap_future(self._jobs.submit(self._worker.answer, job, ticket, teller.tell))
         ends: list[asyncio.Future[Any]] = [work, self._over]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # RunPod wants the job stopped: its caller cancelled it, or its execution time-out is over.
-            await _on_thread(partial(self._worker.interrupt, ticket))
+            await asyncio.wrap_future(self._orders.submit(self._worker.interrupt, ticket))
             await asyncio.wait([work], timeout=_END_S)
             raise
         finally:
@@ -215,7 +218,7 @@ class _Adapter:
         """End the jobs, let the SDK send what became of them, and end the SDK's loop, which may wait for a job for long."""
         await self._idle(lambda: self._until - loop.time())
         crashed = partial(ComfyCrashed, "ComfyUI ended, and is not started anew.")
-        await _on_thread(partial(self._worker.close, crashed if self.exit_code else ServerStopped))
+        await asyncio.wrap_future(self._orders.submit(self._worker.close, crashed if self.exit_code else ServerStopped))
         await self._idle(_left(_END_S))
         self._over.set_result(None)
         await self._idle(_left(_SEND_S))
@@ -244,10 +247,6 @@ def _teller(job: dict[str, Any]) -> ProgressUpdates:
                 await rp_http.send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
     return ProgressUpdates(send)
-
-
-def _on_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
-    return asyncio.wrap_future(begun(work, "job"))
 
 
 def leave(code: object) -> None:
