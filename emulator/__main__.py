@@ -1,4 +1,4 @@
-"""The HTTP API as a process: `python -m emulator`. The only module of it that imports uvicorn."""
+"""The HTTP API as a process: `python -m emulator`."""
 
 import gc
 import logging
@@ -9,10 +9,10 @@ import sys
 
 import uvicorn
 
-from emulator.adapter import INTERRUPT_S, Adapter
 from emulator.app import create_app
 from emulator.http.header_timeout import HeaderTimeoutProtocol
 from emulator.http.listener import listen
+from emulator.lifespan import END_S, Lifespan
 from handler import Settings, logs
 from handler.graphs.workflows import BadWorkflow
 from handler.settings import BadSettings
@@ -44,10 +44,11 @@ def main() -> int:
         log_config=None,
         access_log=settings.log_level in ("trace", "debug"),
         timeout_keep_alive=_KEEP_ALIVE_S,
-        # Longer than the door's own: a request that it ends still gets its answer.
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s + 2 * INTERRUPT_S),
+        # Longer than the lifespan's own: a request that it ends still gets its answer.
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s + 2 * END_S),
     )
-    server = _Server(config, app.state.door)
+    lifespan: Lifespan = app.state.lifespan
+    server = _Server(config, lifespan)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal that ended it once more; a server that was told to end has done well.
         signal.signal(number, lambda *_: None)
@@ -56,19 +57,19 @@ def main() -> int:
             server.run(sockets=[listener])
         finally:
             # A second signal makes uvicorn leave without a word to the application.
-            app.state.door.host.stop()
-    return int(app.state.door.exit_code)
+            lifespan.lifecycle.stop()
+    return lifespan.exit_code
 
 
 class _Server(uvicorn.Server):
-    """Tells the door of the shutdown at its beginning; the lifespan's end comes when no request is left."""
+    """Begins to end the jobs when the shutdown begins: uvicorn ends the lifespan only when no request is left."""
 
-    def __init__(self, config: uvicorn.Config, door: Adapter) -> None:
+    def __init__(self, config: uvicorn.Config, lifespan: Lifespan) -> None:
         super().__init__(config)
-        self._door = door
+        self._lifespan = lifespan
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._door.begin_close()
+        self._lifespan.begin_end()
         await super().shutdown(sockets)
 
 

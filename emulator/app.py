@@ -8,9 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from emulator.adapter import Adapter
 from emulator.http import errors
 from emulator.http.api_keys import ApiKeyMiddleware
+from emulator.lifespan import Lifespan
 from emulator.routes import deepinfra, docs, probes, prompts
 from emulator.routes.downloads import Downloads
 from emulator.routes.metrics import Metrics
@@ -20,34 +20,39 @@ from handler import HandlerError, Settings
 def create_app(
     settings: Settings, on_warm: Callable[[], None] = lambda: None, on_end: Callable[[], None] = lambda: None
 ) -> Starlette:
-    """The application; its `state.door` holds the handler's side.
+    """The application. Its `state.adapter` is the handler behind the routes, its `state.lifespan` the server's life.
 
-    `on_warm` is called once it can take prompts, `on_end` when it is over by itself: then `state.door.exit_code` says how.
+    `on_warm` is called once it can take prompts, `on_end` when it is to end by itself: then `state.lifespan.exit_code` says how.
     Raises BadSettings or BadWorkflow.
     """
-    door = Adapter(settings, on_warm, on_end)
+    server = Lifespan(settings, on_warm, on_end)
+    adapter = server.adapter
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        door.open()
+        server.start()
         yield
-        await door.close()
+        await server.end()
 
     app = Starlette(
         routes=[
             Route("/health", probes.health),
             Route("/ready", probes.ready),
             Route("/models", probes.models),
-            Route("/metrics", Metrics(door).metrics),
+            Route("/metrics", Metrics(adapter).metrics),
             Route("/prompt", prompts.prompt, methods=["POST"]),
             Route("/download", Downloads().download, methods=["POST"]),
             Route("/interrupt", prompts.interrupt, methods=["POST"]),
             *(
                 Route(f"/{folder}/{route}", prompts.workflow(route), methods=["POST"])
                 for folder in ("workflow", "workflows")
-                for route in door.service.workflows
+                for route in adapter.service.workflows
             ),
-            *([Route(deepinfra.ROUTE, deepinfra.infer, methods=["POST"])] if deepinfra.offered(door.service) else []),
+            *(
+                [Route(deepinfra.ROUTE, deepinfra.infer, methods=["POST"])]
+                if deepinfra.offered(adapter.service)
+                else []
+            ),
             *(docs.routes() if settings.docs else ()),
         ],
         exception_handlers={
@@ -59,5 +64,6 @@ def create_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.door = door
+    app.state.adapter = adapter
+    app.state.lifespan = server
     return app

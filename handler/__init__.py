@@ -1,10 +1,9 @@
 """Run ComfyUI workflows: `handler(event)`. Importing this starts nothing and reads nothing."""
 
 from handler.errors import HandlerError
-from handler.jobs.job import Job
-from handler.jobs.prepare import NeedsDownload
+from handler.jobs.job import CheckedRequest, Job, Produced
 from handler.lifecycle import Lifecycle, handler
-from handler.pipeline import Made, accepted, deliver, execute, prepare, produce
+from handler.pipeline import accepted, check, deliver, execute, fetch, prepare, produce
 from handler.schemas.result import Result
 from handler.service import Service
 from handler.settings import Settings
@@ -13,18 +12,20 @@ from handler.ticket import Ticket
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckedRequest",
     "HandlerError",
     "Job",
     "Lifecycle",
-    "Made",
-    "NeedsDownload",
+    "Produced",
     "Result",
     "Service",
     "Settings",
     "Ticket",
     "accepted",
+    "check",
     "deliver",
     "execute",
+    "fetch",
     "handler",
     "prepare",
     "produce",

@@ -1,4 +1,4 @@
-"""The error tree: what the core raises, and what its two doors answer.
+"""The error tree: what the handler raises, and what its adapters answer.
 
 HandlerError
     BadRequest              the event cannot be run as it stands
@@ -21,6 +21,7 @@ HandlerError
     DeliveryError           the outputs exist, an upload failed; they are kept, and named
         DeliveryTimeout     the job's time was over before they were uploaded
     ResultTooLarge          the answer would exceed the platform's limit
+    InternalError           what a caller is told of a bug
 
 What is not a HandlerError is a bug.
 """
@@ -31,7 +32,7 @@ from typing import Any, ClassVar
 class HandlerError(Exception):
     """A failure with one sentence for the caller.
 
-    `code` names the kind of failure (CONTRACT: errors), `location` the path in the request that is at fault, such as
+    `code` names the kind of failure, `location` the path in the request that is at fault, such as
     "prompt.6.inputs.image". `retryable` says that the same event may succeed later, unchanged.
     """
 
@@ -44,7 +45,7 @@ class HandlerError(Exception):
         self.location = location
 
     def answer(self) -> dict[str, Any]:
-        """The error as both doors show it, without a status."""
+        """The error as every adapter shows it, without an HTTP status."""
         answer: dict[str, Any] = {"code": self.code, "error": self.message}
         if self.location is not None:
             answer["location"] = self.location
@@ -161,3 +162,10 @@ class DeliveryTimeout(DeliveryError):
 
 class ResultTooLarge(HandlerError):
     code = "RESULT_TOO_LARGE"
+
+
+class InternalError(HandlerError):
+    """What a caller is told of a bug; its traceback is in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("Internal error; the server's log says more.")

@@ -1,10 +1,11 @@
-"""A Service and its ComfyUI: started, warmed up, stopped."""
+"""The life of a service and its ComfyUI: start, warm-up, restart, stop."""
 
 import atexit
 import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from handler import pipeline
@@ -21,45 +22,48 @@ from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 
-_GUARD_INTERVAL_S = 5.0
+_WATCHDOG_INTERVAL_S = 5.0
 
 
 class Lifecycle:
-    """What a door has: a Service, and the ComfyUI process where it is ours.
+    """What an adapter has: a Service, and the ComfyUI process where it is ours to start.
 
-    `warm` says that the warm-up has been run once, `ready` that it has been run on the ComfyUI that is there now.
-    `on_exit` is called with an exit code when ComfyUI ends by itself, for good.
+    `warm` says that the warm-up graph has run once, `ready` that it has run on the ComfyUI that is there now. `on_exit` is called
+    with an exit code when ComfyUI has ended by itself and is not restarted.
     """
 
     def __init__(self, settings: Settings, on_exit: Callable[[int], None] = lambda _: None) -> None:
-        self.service = Service.of(settings)
+        """Raises BadSettings or BadWorkflow."""
+        self.service = Service.load(settings)
         load_manifest(settings)
         self.process = ComfyProcess(
-            settings, on_end=self._line.pause, on_exit=self._gave_up, on_restart=self._restarted
+            settings, on_end=self._admission.pause, on_exit=self._gave_up, on_restart=self._restarted
         )
+        # All later prompts of this ComfyUI would fail as well.
+        self.service.comfy.on_gpu_lost = self.process.kill
         self.warm = False
         self._on_exit = on_exit
         self._stopped = threading.Event()
-        # The first warm-up has succeeded, or there will be none: then `_failure` may say why.
+        # Set when the first warm-up has succeeded, or there will be none: then `_failure` may say why.
         self._decided = threading.Event()
         self._failure: HandlerError | None = None
-        # What the line's `breaks` was when ComfyUI answered for the first time: only one that has can hang.
+        # The generation of the ComfyUI that has answered: one that never has is still starting, and does not hang.
         self._answered: int | None = None
 
     @property
     def ready(self) -> bool:
-        return self.warm and self._line.is_open
+        return self.warm and self._admission.is_open
 
     @property
-    def _line(self) -> Admission:
-        return self.service.comfy.line
+    def _admission(self) -> Admission:
+        return self.service.comfy.admission
 
     def start(self) -> None:
-        """Install the manifest, bring ComfyUI up, run the warm-up graph.
+        """Install the manifest, start ComfyUI, run the warm-up graph.
 
         Raises HandlerError or BadSettings, with ComfyUI stopped again.
         """
-        self._line.pause()
+        self._admission.pause()
         self.service.start()
         try:
             self._launch()
@@ -70,15 +74,20 @@ class Lifecycle:
         install.apply_after_start(self.service.settings, self.service.models)
 
     def wait_for_restart(self) -> None:
-        """While ComfyUI is being started anew: wait until it is warm, as long as a start may take."""
-        self._line.wait_open(self.service.settings.startup_timeout_s)
+        """While ComfyUI restarts: wait until it is warm, as long as a start may take."""
+        self._admission.wait_open(self.service.settings.startup_timeout_s)
+
+    def stop_if_hanging(self) -> None:
+        """End a ComfyUI that does not answer: it would neither give back its prompts nor end at a signal."""
+        if not self.service.comfy.alive():
+            self.process.stop(grace_s=0)
 
     def stop(self) -> None:
-        """End ComfyUI, and what is still in it or waits for it."""
+        """End ComfyUI, and the prompts in it or waiting for it."""
         self.warm = False
         self._stopped.set()
         self._decided.set()
-        self._line.end(ServerStopped)
+        self._admission.close(ServerStopped)
         self.process.stop()
         self.service.stop()
 
@@ -92,10 +101,10 @@ class Lifecycle:
         install.apply_before_start(settings, self.service.models)
         search.prepare(settings)
         if settings.starts_comfyui:
-            # We hear of its end, and look whether it hangs.
-            comfy.patience_s = math.inf
+            # The end of the process is noticed at once, and the watchdog looks whether it hangs.
+            comfy.hang_timeout_s = math.inf
             self.process.start()
-            threading.Thread(target=self._guard, name="guard", daemon=True).start()
+            threading.Thread(target=self._watch_for_hang, name="watchdog", daemon=True).start()
 
     def _first_warm_up(self) -> None:
         try:
@@ -108,29 +117,29 @@ class Lifecycle:
             raise self._failure or ComfyUnreachable("ComfyUI was stopped while it started.")
 
     def _bring_up(self) -> None:
-        """Warm up the ComfyUI that has just been started, and let prompts in. Raises ComfyCrashed if it ends meanwhile."""
-        breaks = self._line.generation
+        """Warm up the ComfyUI that was launched last, and admit prompts. Raises ComfyCrashed if it ends meanwhile."""
+        generation = self._admission.generation
         try:
             self.process.wait(self.service.comfy)
-            self._answered = breaks
+            self._answered = generation
             self._warm_up()
         except HandlerError as exc:
-            if self._line.generation != breaks and not isinstance(exc, ComfyCrashed):
+            if self._admission.generation != generation and not isinstance(exc, ComfyCrashed):
                 raise ComfyCrashed("ComfyUI ended while it started.") from exc
             raise
         self.warm = not self._stopped.is_set()
-        if not self._line.resume(breaks):
+        if not self._admission.resume(generation):
             raise ComfyCrashed("ComfyUI ended right after its warm-up.")
         self._decided.set()
 
     def _restarted(self) -> None:
-        """Warm a new ComfyUI up. One that cannot be warmed up is as good as ended, and is started anew as well."""
+        """Warm up a restarted ComfyUI. One that cannot be warmed up is restarted once more."""
         try:
             self._bring_up()
         except ComfyCrashed:
             logger.info("the restarted ComfyUI has ended as well")
         except HandlerError as exc:
-            logger.error("the restarted ComfyUI is of no use: %s", exc)
+            logger.error("the restarted ComfyUI cannot be used: %s", exc)
             if self.warm:
                 self.process.kill()
                 return
@@ -138,22 +147,22 @@ class Lifecycle:
             self._decided.set()
 
     def _gave_up(self, code: int) -> None:
-        self._line.end(lambda: ComfyCrashed("ComfyUI ended, and is not started anew."))
+        self._admission.close(lambda: ComfyCrashed("ComfyUI ended, and is not restarted."))
         self._decided.set()
         if self.warm:
             self._on_exit(code)
 
-    def _guard(self) -> None:
-        """Kill a ComfyUI that lives and answers nothing any more: its end is something that can be dealt with."""
+    def _watch_for_hang(self) -> None:
+        """Kill a ComfyUI that runs and answers nothing any more: its end can be dealt with."""
         comfy, limit = self.service.comfy, self.service.settings.comfyui_hang_timeout_s
-        while limit and not self._stopped.wait(min(_GUARD_INTERVAL_S, limit / 4)):
-            if self._answered == comfy.line.generation and not comfy.alive() and comfy.silent_s >= limit:
+        while limit and not self._stopped.wait(min(_WATCHDOG_INTERVAL_S, limit / 4)):
+            if self._answered == self._admission.generation and not comfy.alive() and comfy.silent_s >= limit:
                 logger.error("ComfyUI has answered nothing for %g s (COMFYUI_HANG_TIMEOUT_S) and is killed", limit)
                 self._answered = None
                 self.process.kill()
 
     def _warm_up(self) -> None:
-        graph = self.service.warmup_prompt
+        graph = self.service.warmup_graph
         if graph is None:
             return
         logger.info("running the warm-up prompt")
@@ -166,28 +175,32 @@ class Lifecycle:
 
 
 def handler(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Run an event, `{"id"?, "input": {...}}`, with the settings of the environment. The input is one of
+    """Run an event, `{"id"?, "input": {...}}`, with the settings of the environment.
+
+    The input is one of three dialects:
 
     * `{"prompt": graph, ...}`: a graph in ComfyUI's API format;
     * `{"workflow": "flux/txt2img", "input": {...}, ...}`: a route under WORKFLOW_DIR and its fields;
+    * `{"workflow": graph, "images": [...], ...}`: what runpod-workers/worker-comfyui takes.
 
-    with the options of the HTTP API beside it (`id`, `convert_output`, `timeout_s`). The answer holds `id`, `prompt`,
-    `images`, `filenames`, `outputs`, `stats`, and `input` for a workflow. Raises HandlerError.
+    The options of the HTTP API stand beside it (`id`, `convert_output`, `timeout_s`, `webhook`, `webhook_v2`, an upload,
+    `credentials`). The answer is a dict of plain JSON values: `id`, `prompt`, `images`, `filenames`, `outputs`, `stats`, and
+    `input` for a workflow; or worker-comfyui's `images`. Raises HandlerError.
 
-    The first call brings ComfyUI up where it is ours and not running yet; it is stopped when the interpreter exits.
+    The first call starts ComfyUI where that is ours to do; it is stopped when the interpreter exits.
     """
-    return pipeline.run(event, _default().service)
+    with _starting:
+        service = _default().service
+    return pipeline.run(event, service)
 
 
-_lock = threading.Lock()
-_hosts: list[Lifecycle] = []
+_starting = threading.Lock()
 
 
+@cache
 def _default() -> Lifecycle:
-    with _lock:
-        if not _hosts:
-            host = Lifecycle(Settings.from_environ())
-            host.start()
-            atexit.register(host.stop)
-            _hosts.append(host)
-        return _hosts[0]
+    """The lifecycle of this process, which the first call starts."""
+    lifecycle = Lifecycle(Settings.from_environ())
+    lifecycle.start()
+    atexit.register(lifecycle.stop)
+    return lifecycle

@@ -1,4 +1,4 @@
-"""What a host sets up once: the settings, one Comfy, the workflows."""
+"""What all jobs share: the settings, the ComfyUI client, the workflows, models and webhooks."""
 
 import io
 import logging
@@ -31,62 +31,63 @@ _MAX_GRAPH = 16 << 20
 
 @dataclass(frozen=True)
 class Service:
-    """Everything that jobs share, and none of it changes with a job.
-
-    Making one connects to nothing but WARMUP_PROMPT_URL; `start` sends what the outbox still holds.
-    """
+    """Everything that jobs share; none of it changes with a job."""
 
     settings: Settings
     comfy: ComfyClient
     workflows: Mapping[str, Workflow]
-    warmup_prompt: Graph | None
-    outbox: WebhookQueue
-    events: SystemEvents
+    warmup_graph: Graph | None
+    webhooks: WebhookQueue
+    system_events: SystemEvents
     models: ModelCache
 
     @classmethod
-    def of(cls, settings: Settings) -> "Service":
-        """Raises BadSettings or BadWorkflow, each with one line that names what is wrong."""
+    def load(cls, settings: Settings) -> "Service":
+        """Loads the workflow files and the warm-up graph, the latter over the network if WARMUP_PROMPT_URL is set.
+
+        Raises BadSettings or BadWorkflow, each with one line that names what is wrong.
+        """
         runpod_bucket.check_settings(settings)
         comfy = ComfyClient(
             settings.comfy_url,
             inflight=settings.comfyui_inflight,
-            patience_s=settings.comfyui_hang_timeout_s or math.inf,
-            whereabouts=ModelSearch(settings),
+            hang_timeout_s=settings.comfyui_hang_timeout_s or math.inf,
+            model_search=ModelSearch(settings),
         )
         events = SystemEvents(settings)
         return cls(
             settings=settings,
             comfy=comfy,
             workflows=workflows.load_workflows(settings.workflow_dir),
-            warmup_prompt=_warmup_prompt(settings),
-            outbox=WebhookQueue(settings),
-            events=events,
+            warmup_graph=_load_warmup_graph(settings),
+            webhooks=WebhookQueue(settings),
+            system_events=events,
             models=ModelCache(settings, comfy.model_folders, events.emit),
         )
 
     def start(self) -> None:
-        self.outbox.start()
-        self.events.start()
+        """Send webhooks and system events, beginning with the webhooks that an earlier process has left on the disk."""
+        self.webhooks.start()
+        self.system_events.start()
 
     def stop(self) -> None:
-        self.events.stop()
-        self.outbox.stop()
+        self.system_events.stop()
+        self.webhooks.stop()
 
     @property
     def warmup_checkpoint(self) -> str | None:
         """The checkpoint of the warm-up graph: the default of workflows whose own is missing."""
-        for node in (self.warmup_prompt or {}).values():
+        for node in (self.warmup_graph or {}).values():
             if node["class_type"] == "CheckpointLoaderSimple" and isinstance(node["inputs"].get("ckpt_name"), str):
                 return str(node["inputs"]["ckpt_name"])
         return None
 
 
-def _warmup_prompt(settings: Settings) -> Graph | None:
+def _load_warmup_graph(settings: Settings) -> Graph | None:
     if settings.warmup_prompt_file:
         name = f"WARMUP_PROMPT_FILE={str(settings.warmup_prompt_file)!r}"
         try:
-            return _graph(settings.warmup_prompt_file.read_bytes(), name)
+            return _parse_graph(settings.warmup_prompt_file.read_bytes(), name)
         except OSError as exc:
             raise BadSettings(f"{name}: {exc.strerror}") from exc
     if settings.warmup_prompt_url:
@@ -100,11 +101,11 @@ def _warmup_prompt(settings: Settings) -> Graph | None:
             )
         except HandlerError as exc:
             raise BadSettings(f"{name}: {exc.message}") from exc
-        return _graph(file.getvalue(), name)
+        return _parse_graph(file.getvalue(), name)
     return None
 
 
-def _graph(text: bytes, name: str) -> Graph:
+def _parse_graph(text: bytes, name: str) -> Graph:
     try:
         return _GRAPH.validate_python(orjson.loads(text))
     except (orjson.JSONDecodeError, ValidationError) as exc:

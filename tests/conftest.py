@@ -62,7 +62,7 @@ def settings(comfyui: Comfyui, tmp_path_factory: pytest.TempPathFactory) -> Sett
 
 @pytest.fixture(scope="session")
 def service(settings: Settings) -> Service:
-    return Service.of(settings)
+    return Service.load(settings)
 
 
 @pytest.fixture

@@ -81,11 +81,11 @@ def offered(service: Service) -> bool:
 
 async def infer(request: Request) -> Response:
     """Draw a picture."""
-    door: Adapter = request.app.state.door
+    adapter: Adapter = request.app.state.adapter
     began = time.monotonic()
-    wish = await door.while_open(_wish(request, door.service.settings))
+    wish = await adapter.while_open(_wish(request, adapter.service.settings))
     seed = random.randrange(1 << 32) if wish.seed is None else wish.seed
-    job = await door.admit(lambda: _event(wish, seed, door.service))
+    job = await adapter.admit(lambda: _event(wish, seed, adapter.service))
 
     def shape(result: Result) -> dict[str, Any]:
         answer = Inference(
@@ -99,14 +99,14 @@ async def infer(request: Request) -> Response:
 
     if not wish.webhook:
         async with cancelled_on_disconnect(request, job):
-            return JsonResponse(await door.finish(job, shape))
-    promise = door.service.outbox.promise([_webhook(wish.webhook, job, _failed(job, began, ServerStopped()))])
+            return JsonResponse(await adapter.finish(job, shape))
+    promise = adapter.service.webhooks.promise([_webhook(wish.webhook, job, _failed(job, began, ServerStopped()))])
 
     def told(outcome: HandlerError | Result) -> None:
         body = shape(outcome) if isinstance(outcome, Result) else _failed(job, began, outcome)
         promise.keep([_webhook(str(wish.webhook), job, body)])
 
-    door.finish_later(job, told)
+    adapter.finish_later(job, told)
     queued = Inference(request_id=job.request.id, inference_status=_status("queued", began))
     return JsonResponse(queued.model_dump(exclude_none=True))
 

@@ -76,5 +76,5 @@ async def as_yaml(request: Request) -> Response:
 
 async def _document(request: Request) -> dict[str, Any]:
     """Made anew each time: the names of models and samplers are ComfyUI's of now."""
-    door: Adapter = request.app.state.door
-    return await door.ask(lambda: openapi.openapi_document(door.service))
+    adapter: Adapter = request.app.state.adapter
+    return await adapter.ask(lambda: openapi.openapi_document(adapter.service))

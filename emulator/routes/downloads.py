@@ -68,14 +68,14 @@ class Downloads:
 
     async def download(self, request: Request) -> Response:
         """Fetch a model into a model folder."""
-        door: Adapter = request.app.state.door
-        body = parse_json(await door.while_open(read_json_body(request, door.service.settings)))
+        adapter: Adapter = request.app.state.adapter
+        body = parse_json(await adapter.while_open(read_json_body(request, adapter.service.settings)))
         wanted = validate(DownloadRequest, body)
-        answer = await _done(lambda: _checked(wanted, door), self._looked_at)
+        answer = await _done(lambda: _checked(wanted, adapter), self._looked_at)
         if wanted.wait:
-            work = _done(lambda: _downloaded(wanted, door.service.models), self._awaited)
-            return JsonResponse(answer | await door.while_open(work))
-        task = asyncio.create_task(self._finish_unseen(wanted, door.service.models))
+            work = _done(lambda: _downloaded(wanted, adapter.service.models), self._awaited)
+            return JsonResponse(answer | await adapter.while_open(work))
+        task = asyncio.create_task(self._finish_unseen(wanted, adapter.service.models))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return JsonResponse({**answer, "status": "started"}, 202)
@@ -89,11 +89,11 @@ class Downloads:
             logger.exception("%s could not be downloaded: a bug", redact_url(wanted.url))
 
 
-def _checked(wanted: DownloadRequest, door: Adapter) -> dict[str, Any]:
+def _checked(wanted: DownloadRequest, adapter: Adapter) -> dict[str, Any]:
     """What the answer says in any case. Raises what can be known to be the caller's fault before the transfer."""
-    storage.store_for_url(wanted.url, door.service.settings).check_url(wanted.url, wanted.auth)
-    door.service.models.folder(wanted.model_type)
-    name = _name(wanted, door.service.models)
+    storage.store_for_url(wanted.url, adapter.service.settings).check_url(wanted.url, wanted.auth)
+    adapter.service.models.folder(wanted.model_type)
+    name = _name(wanted, adapter.service.models)
     return {"url": redact_url(wanted.url), "model_type": wanted.model_type, "filename": name}
 
 

@@ -13,12 +13,12 @@ _BUCKETS_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 class Metrics:
     """The figures of one server, and the endpoint that shows them."""
 
-    def __init__(self, door: Adapter) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         self._registry = CollectorRegistry()
         depth = Gauge("comfyui_handler_queue_depth", "Jobs that wait or run.", registry=self._registry)
-        depth.set_function(lambda: door.pending)
+        depth.set_function(lambda: adapter.pending)
         ready = Gauge("comfyui_handler_ready", "Whether there is a warm ComfyUI.", registry=self._registry)
-        ready.set_function(lambda: float(door.host.ready and not door.closing))
+        ready.set_function(lambda: float(adapter.lifecycle.ready and not adapter.closing))
         self._jobs = Counter(
             "comfyui_handler_jobs",
             "Jobs that have ended, by `ok` or the code of their error.",
@@ -31,7 +31,7 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
-        door.on_done = self._done
+        adapter.on_done = self._done
 
     async def metrics(self, _request: Request) -> Response:
         """All figures as text."""

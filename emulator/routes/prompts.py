@@ -35,28 +35,28 @@ def workflow(route: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _answer(request: Request, route: str | None) -> Response:
-    door: Adapter = request.app.state.door
-    body = await door.while_open(read_json_body(request, door.service.settings))
-    job = await door.admit(lambda: _event(body, route))
+    adapter: Adapter = request.app.state.adapter
+    body = await adapter.while_open(read_json_body(request, adapter.service.settings))
+    job = await adapter.admit(lambda: _event(body, route))
     if job.request.deferred:
-        door.finish_later(job)
+        adapter.finish_later(job)
         return JsonResponse(accepted(job), 202)
     async with cancelled_on_disconnect(request, job):
-        return JsonResponse(await door.finish(job))
+        return JsonResponse(await adapter.finish(job))
 
 
 @asynccontextmanager
 async def cancelled_on_disconnect(request: Request, job: Job) -> AsyncIterator[None]:
     """With CANCEL_ON_DISCONNECT: end a job whose client goes away while it waits for the answer. The body must have been read."""
-    door: Adapter = request.app.state.door
+    adapter: Adapter = request.app.state.adapter
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         logger.info("job %r: its client is gone", job.request.id)
-        await door.ask(partial(door.service.comfy.interrupt, job.ticket))
+        await adapter.ask(partial(adapter.service.comfy.interrupt, job.ticket))
 
-    watcher = asyncio.create_task(watch()) if door.service.settings.cancel_on_disconnect else None
+    watcher = asyncio.create_task(watch()) if adapter.service.settings.cancel_on_disconnect else None
     try:
         yield
     finally:
@@ -80,10 +80,10 @@ class InterruptRequest(BaseModel):
 
 async def interrupt(request: Request) -> Response:
     """End a prompt that waits or runs."""
-    door: Adapter = request.app.state.door
-    given = parse_json(await door.while_open(read_json_body(request, door.service.settings)))
+    adapter: Adapter = request.app.state.adapter
+    given = parse_json(await adapter.while_open(read_json_body(request, adapter.service.settings)))
     request_id = validate(InterruptRequest, given).id
-    was = await door.interrupt(request_id)
+    was = await adapter.interrupt(request_id)
     if was is None:
         return JsonResponse({"id": request_id, "interrupted": "failed"}, 404)
     return JsonResponse({"id": request_id, "interrupted": "success", "was": was})

@@ -1,4 +1,4 @@
-"""ComfyUI's own words for what is wrong with a prompt, as errors of our tree with a sentence for the caller."""
+"""ComfyUI's reports of what is wrong with a prompt, as errors of our tree with a sentence for the caller."""
 
 import difflib
 import re
@@ -27,8 +27,8 @@ def list_options(spec: list[Any]) -> list[str]:
     return [str(value) for value in values]
 
 
-Sought = Callable[[str, str, str], str]
-"""Of a node class, an input and a model's name: where it was looked for, as the rest of a sentence; "" for another input."""
+WhereSearched = Callable[[str, str, str], str]
+"""Of a node class, an input and its value: where a model of that name was looked for, as the rest of a sentence, or ""."""
 
 
 class PromptRefused(Exception):
@@ -40,20 +40,20 @@ class PromptRefused(Exception):
 
 
 @contextmanager
-def worded(graph: Graph, ask: Ask, sought: Sought) -> Iterator[None]:
-    """Raise PromptRejected for what is Refused inside."""
+def explain_refusals(graph: Graph, ask: Ask, where_searched: WhereSearched) -> Iterator[None]:
+    """Raise PromptRejected, with a sentence for each fault, in place of the PromptRefused of the block."""
     try:
         yield
     except PromptRefused as exc:
-        raise _rejected(exc.answer, graph, ask, sought) from exc
+        raise _rejected(exc.answer, graph, ask, where_searched) from exc
 
 
-def _rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought) -> PromptRejected:
+def _rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask, where_searched: WhereSearched) -> PromptRejected:
     node_errors = _public(answer.get("node_errors") or {})
     faults = [(node_id, error) for node_id, entry in node_errors.items() for error in entry["errors"]]
     if not faults:
         return _without_details(answer.get("error") or {})
-    sentences = [_sentence(node_id, error, graph, ask, sought) for node_id, error in faults]
+    sentences = [_sentence(node_id, error, graph, ask, where_searched) for node_id, error in faults]
     node_id, error = faults[0]
     name = error["extra_info"].get("input_name")
     location = f"prompt.{node_id}.inputs.{name}" if name in graph[node_id]["inputs"] else f"prompt.{node_id}"
@@ -113,7 +113,7 @@ def _without_details(error: Mapping[str, Any]) -> PromptRejected:
     return PromptRejected(f"ComfyUI refused the prompt: {error.get('message') or 'it does not say why'}.")
 
 
-def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, sought: Sought) -> str:
+def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, where_searched: WhereSearched) -> str:
     node, extra = graph.get(node_id), error["extra_info"]
     where, name = describe_node(node_id, node), extra.get("input_name")
     where = where[0].upper() + where[1:]
@@ -127,7 +127,7 @@ def _sentence(node_id: str, error: Mapping[str, Any], graph: Graph, ask: Ask, so
                 else []
             )
             value = extra.get("received_value")
-            place = sought(node["class_type"], str(name), value) if node and isinstance(value, str) else ""
+            place = where_searched(node["class_type"], str(name), value) if node and isinstance(value, str) else ""
             return f"{where}: {name} {_short(value)} is not in the list{place}{_hint(extra, known)}"
         case "required_input_missing":
             return f"{where}: {name} is missing"

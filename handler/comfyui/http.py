@@ -1,4 +1,4 @@
-"""HTTP to ComfyUI: JSON in its own dialect, and for how long it has been silent."""
+"""HTTP to ComfyUI: JSON in its own dialect, and for how long it has not answered."""
 
 import json
 import logging
@@ -23,31 +23,37 @@ _TIMEOUT_S = 30
 class ComfyHttp:
     """Requests to one ComfyUI, from many threads. All of them raise ComfyUnreachable when no answer comes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, hang_timeout_s: float) -> None:
         self.url = url
+        self.hang_timeout_s = hang_timeout_s
         self._session = _session()
         self._answered = 0.0
         self._silent_since: float | None = None
 
     @property
     def silent_s(self) -> float:
-        """For how long it has answered nothing that it was asked."""
+        """For how long it has answered no request."""
         since = self._silent_since
         return 0.0 if since is None else time.monotonic() - since
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has answered nothing for so long that it counts as ended."""
+        return self.silent_s > self.hang_timeout_s
+
     def json(self, path: str, *, timeout_s: float = _TIMEOUT_S) -> Any:
         """What GET answers. Raises ComfyError for anything but a 200 with JSON in it."""
-        answer = self.ask("GET", path, timeout_s=timeout_s)
+        answer = self.request("GET", path, timeout_s=timeout_s)
         if not answer.ok:
             raise ComfyError(f"ComfyUI answered {answer.status_code} to GET {path}.")
         return parsed(answer, f"GET {path}")
 
-    def ask(self, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **options: Any) -> requests.Response:
-        """Reads are repeated once, where that is safe and of use."""
+    def request(self, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **options: Any) -> requests.Response:
+        """GET and HEAD are repeated once on a connection that was kept open: they change nothing."""
         return self._send(self._session, method, path, timeout_s, **options)
 
-    def tell(self, path: str, body: Mapping[str, Any]) -> requests.Response:
-        """POST once, on a connection of its own: what fails on a stale one must not be sent twice."""
+    def post_once(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+        """POST on a connection of its own: what fails on a stale one must not be sent twice."""
         with _session() as session:
             # The standard library's JSON: a graph may have NaN in it, and integers of any size.
             return self._send(session, "POST", path, _TIMEOUT_S, data=json.dumps(body))
@@ -67,8 +73,8 @@ class ComfyHttp:
 
 
 def parsed(answer: requests.Response, what: str) -> Any:
-    """The JSON that ComfyUI sent. Its own has NaN and Infinity in it, which JSON has not and orjson refuses: a node's
-    IS_CHANGED often gives NaN, and limits of inputs are infinite."""
+    """The JSON that ComfyUI sent. It may hold NaN and Infinity, which JSON does not have and orjson refuses: a node's IS_CHANGED
+    often gives NaN, and limits of inputs are infinite."""
     try:
         return orjson.loads(answer.content)
     except orjson.JSONDecodeError:

@@ -56,11 +56,11 @@ class ComfyProcess:
         with self._launching:
             if self._stopping.is_set():
                 return
-            self._child = self._launched()
+            self._child = self._launch()
             self._watcher = threading.Thread(target=self._watch, name="comfyui", daemon=True)
             self._watcher.start()
 
-    def _launched(self) -> "subprocess.Popen[str]":
+    def _launch(self) -> "subprocess.Popen[str]":
         command = [*_command(self._settings), *folders.command_line(self._settings)]
         logger.info("starting ComfyUI: %s", shlex.join(command))
         try:
@@ -147,7 +147,7 @@ class ComfyProcess:
                 if self._stopping.is_set():
                     self._child = None
                     return
-                self._child = self._launched()
+                self._child = self._launch()
         except ComfyError:
             logger.exception("ComfyUI cannot be started anew")
             self._child = None

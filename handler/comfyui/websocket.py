@@ -1,4 +1,4 @@
-"""The only module that listens to ComfyUI's websocket. It tells when to look; what counts is the history."""
+"""ComfyUI's websocket. Its messages say when to look at the history; the history alone says how a prompt ended."""
 
 import json
 import logging
@@ -52,15 +52,15 @@ class PromptListener:
                 time.sleep(min(left, _RECONNECT_INTERVAL_S))
                 self._connect(uuid4().hex, _RECONNECT_TIMEOUT_S)
                 return False
-            message = self._received(self._socket, left)
-            if message and self._take(message) and self.broken:
+            message = self._receive(self._socket, left)
+            if message and self._handle(message) and self.broken:
                 return False
         return self._finished
 
-    def lost(self) -> ComfyError:
+    def why_missing(self) -> ComfyError:
         """Why a prompt is neither in the queue nor in the history."""
         if self.broken:
-            return ComfyCrashed("ComfyUI was started anew while the prompt was in it, and does not know it any more.")
+            return ComfyCrashed("ComfyUI restarted while the prompt was in it, and does not know it any more.")
         return PromptInterrupted("The prompt was removed from ComfyUI's queue.")
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class PromptListener:
             self.broken = True
             logger.debug("prompt %s: no websocket (%s); its history is polled", self._prompt_id, type(exc).__name__)
 
-    def _received(self, socket: websocket.WebSocket, timeout_s: float) -> Message | None:
+    def _receive(self, socket: websocket.WebSocket, timeout_s: float) -> Message | None:
         """The next message about a prompt or the queue; None for anything else, and when nothing came in time."""
         socket.settimeout(timeout_s)
         try:
@@ -102,10 +102,10 @@ class PromptListener:
             message = json.loads(text) if isinstance(text, str) and text else None  # binary: a preview picture
         except (ValueError, RecursionError):
             return None
-        good = isinstance(message, dict) and isinstance(message.get("data"), dict)
-        return message if good else None
+        valid = isinstance(message, dict) and isinstance(message.get("data"), dict)
+        return message if valid else None
 
-    def _take(self, message: Message) -> bool:
+    def _handle(self, message: Message) -> bool:
         """Note what a message says about our prompt or the queue, and pass it on. True if it says that the queue changed."""
         kind, data = message.get("type"), message["data"]
         if kind == "status":
@@ -115,11 +115,11 @@ class PromptListener:
             return False
         node = data.get("node")
         if kind == "executing" and (node is None or isinstance(node, str)):
-            self._executing(node)
+            self._note_node(node)
         self._on_message(message)
         return False
 
-    def _executing(self, node: str | None) -> None:
+    def _note_node(self, node: str | None) -> None:
         now = time.time_ns() // 1_000_000
         if self._node is not None:
             self.node_ended[self._node] = now

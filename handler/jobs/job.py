@@ -1,10 +1,13 @@
-"""What `prepare` makes and `execute` takes."""
+"""A job between its steps: checked, ready to run, run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handler.comfyui.client import Execution
 from handler.graphs.graph import Graph
+from handler.graphs.node_classes import NodeClasses
+from handler.jobs.outputs import Output
 from handler.models.cache import Hold
 from handler.schemas.event import Request
 from handler.schemas.uploads import BucketUpload
@@ -12,23 +15,62 @@ from handler.ticket import Ticket
 from handler.webhooks.queue import Promise
 
 
-@dataclass(frozen=True)
-class Job:
-    """A request with nothing left to check: only ComfyUI can still refuse it.
+@dataclass(frozen=True, kw_only=True)
+class CheckedRequest:
+    """A request in which nothing is wrong that can be told without a download.
 
-    `attempt` is fresh for every job: the name of its folders in ComfyUI's input and output folder. `ticket` is what
-    `Comfy.interrupt` takes. `hold` keeps the models that it uses from being removed. `bucket` is where outputs go that are too
-    large for the answer, and all of worker-comfyui's dialect. Times are in seconds of time.monotonic.
+    `fields` are those of a workflow request, with its defaults; `graph` is what is to be run, `classes` what ComfyUI says of its
+    node classes. `folder` is fresh random hex: the name of the job's folders in ComfyUI's input and output folder. `bucket` is
+    where outputs go that are too large for the answer, and all of worker-comfyui's dialect. `deadline` is in seconds of
+    time.monotonic.
     """
 
     ticket: Ticket
     request: Request
     fields: Mapping[str, Any]
     graph: Graph
-    attempt: str
+    classes: NodeClasses
+    folder: str
+    bucket: BucketUpload | None
+    deadline: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(CheckedRequest):
+    """A request with nothing left to check: only ComfyUI can still refuse its graph.
+
+    Its inputs and models are where ComfyUI looks for them, and `hold` keeps the models from being removed. `promise` is what
+    its webhooks are owed. `prepared` is in seconds of time.monotonic.
+    """
+
     hold: Hold
     promise: Promise
-    bucket: BucketUpload | None
+    prepared: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """The moments of a job, in seconds of time.monotonic."""
+
     received: float
     prepared: float
-    deadline: float
+    submitted: float
+    """To the admission before ComfyUI's queue."""
+    admitted: float
+    finished: float
+    converted: float
+
+
+@dataclass(frozen=True)
+class Produced:
+    """A job whose outputs exist and have not been delivered."""
+
+    job: Job
+    outputs: list[Output]
+    execution: Execution
+    times: Times
+
+    @property
+    def files(self) -> list[Output]:
+        """The outputs that are files; texts are none."""
+        return [output for output in self.outputs if output.filename is not None]

@@ -1,16 +1,20 @@
-"""From a request to the graph that runs: expanded, checked, its models and inputs fetched, its outputs in the job's folder."""
+"""From a request to a graph that is ready to run: expand, check, fetch models and inputs, prefix the outputs."""
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 from handler import storage
+from handler.comfyui.client import ComfyClient
 from handler.errors import BadRequest, ForbiddenUrl, InputUnavailable, PromptTimeout, UnknownWorkflow
-from handler.graphs import graph, links, workflows
+from handler.graphs import graph as graphs
 from handler.graphs.graph import Graph
+from handler.graphs.links import check_links
 from handler.graphs.node_classes import NodeClasses
+from handler.graphs.workflows import expand_workflow
 from handler.jobs import inputs
+from handler.jobs.job import CheckedRequest
 from handler.models.cache import Hold
 from handler.net import deadline, guard
 from handler.schemas.credentials import Auth
@@ -19,134 +23,120 @@ from handler.schemas.request import WorkflowRequest
 from handler.schemas.uploads import Upload
 from handler.schemas.worker_comfyui import WorkerRequest
 from handler.service import Service
-from handler.ticket import Ticket
+from handler.settings import Settings
 from handler.urls import redact_urls
 
 
-class NeedsDownload(Exception):
-    """Another server would have to be waited for, for models or else for inputs.
-
-    `deadline` is the job's, in seconds of time.monotonic.
-    """
-
-    def __init__(self, deadline: float, *, of_models: bool) -> None:
-        super().__init__(deadline, of_models)
-        self.deadline = deadline
-        self.of_models = of_models
-
-
-def expanded(request: Request, service: Service) -> tuple[Mapping[str, Any], Graph]:
-    """The fields of a workflow request, with its defaults, and the graph to run."""
+def expand(request: Request, service: Service) -> tuple[Mapping[str, Any], Graph]:
+    """The fields of a workflow request, with its defaults, and the graph to run. Raises UnknownWorkflow or BadRequest."""
     if not isinstance(request, WorkflowRequest):
         return {}, request.workflow if isinstance(request, WorkerRequest) else request.prompt
     workflow = service.workflows.get(request.workflow.strip("/"))
     if workflow is None:
         known = ", ".join(service.workflows) or "none"
         raise UnknownWorkflow(f"There is no workflow {request.workflow!r}; there are: {known}.", location="workflow")
-    fields, prompt = workflows.expand_workflow(
-        workflow, request.input, service.comfy.options, service.warmup_checkpoint
-    )
-    return {"input": redact_urls(fields)}, prompt
+    fields, graph = expand_workflow(workflow, request.input, service.comfy.options, service.warmup_checkpoint)
+    return {"input": redact_urls(fields)}, graph
 
 
-def ready(
-    prompt: Graph, request: Request, attempt: str, ticket: Ticket, end: float, service: Service, *, quick: bool
-) -> tuple[Graph, Hold]:
-    """The graph with its models and inputs fetched and its outputs in the job's own folder; and the hold on the models.
+def check_graph(graph: Graph, request: Request, comfy: ComfyClient) -> tuple[Graph, NodeClasses]:
+    """The graph with outputs that can be read and the request's named images, and what ComfyUI says of its classes.
 
-    `end` is the job's deadline, in seconds of time.monotonic. Raises what `pipeline.prepare` does.
+    Raises BadRequest for a graph without an output, PromptRejected for links that ComfyUI cannot follow.
     """
-    prompt = graph.replace_websocket_outputs(prompt)
-    classes = service.comfy.classes(prompt)
+    graph = graphs.replace_websocket_outputs(graph)
+    classes = comfy.classes(graph)
     # worker-comfyui runs what only shows previews, and says that there were no images.
-    if not isinstance(request, WorkerRequest) and not graph.has_output(prompt, classes):
+    if not isinstance(request, WorkerRequest) and not graphs.has_output(graph, classes):
         raise BadRequest(
             "The prompt has nothing to save: it needs an output node other than PreviewImage, such as SaveImage.",
             location="prompt",
         )
-    links.check_links(prompt, classes)
+    check_links(graph, classes)
     if isinstance(request, WorkerRequest):
-        prompt = graph.set_media(prompt, classes, request.named_images)
-    _check_upload(request, service)
+        graph = graphs.set_media(graph, classes, request.named_images)
+    return graph, classes
+
+
+def check_destinations(request: Request, settings: Settings) -> None:
+    """Raise BadRequest for an upload or a webhook that cannot succeed."""
+    if request.upload is not None:
+        _check_upload(request.upload, request, settings)
     for webhook in filter(None, (request.webhook, request.webhook_v2)):
-        guard.check_url(webhook, allow_private=service.settings.allow_private_urls)
-    if quick:
-        _check_downloads(prompt, classes, request.auth_for, end, service)
-    prompt, hold = _fetched(prompt, classes, attempt, request.auth_for, ticket, end, service)
-    # worker-comfyui's files are named as the graph says.
-    stem = None if isinstance(request, WorkerRequest) else graph.file_stem(request.id)
-    keep = service.settings.prepend_filenames
-    return graph.prefix_outputs(prompt, classes, folder=attempt, stem=stem, keep=keep), hold
+        guard.check_url(webhook, allow_private=settings.allow_private_urls)
 
 
-def _check_upload(request: Request, service: Service) -> None:
-    """Raise BadRequest for an upload that cannot be right."""
-    if request.upload is None:
-        return
-    store = storage.store_for_upload(request.upload, service.settings)
+def _check_upload(upload: Upload, request: Request, settings: Settings) -> None:
+    store = storage.store_for_upload(upload, settings)
     try:
-        store.check(request.upload, request.auth_for)
+        store.check(upload, request.auth_for)
     except ForbiddenUrl:
         raise
     except BadRequest:
         # The pattern of one of the credentials may match the files' URLs alone, which nobody knows yet.
-        if not any(_would_do(store, request.upload, one.auth) for one in request.credentials):
+        if not any(_would_pass(store, upload, one.auth) for one in request.credentials):
             raise
 
 
-def _would_do(store: storage.Storage, upload: Upload, auth: Auth) -> bool:
+def _would_pass(store: storage.Storage, upload: Upload, auth: Auth) -> bool:
     with suppress(BadRequest):
         store.check(upload, lambda _: auth)
         return True
     return False
 
 
-def _check_downloads(
-    prompt: Graph, classes: NodeClasses, auth_for: storage.AuthFor, end: float, service: Service
-) -> None:
-    """Raise NeedsDownload if something in the graph has to be fetched from another server."""
-    if not service.models.has_all(graph.model_inputs(prompt, classes), auth_for):
-        raise NeedsDownload(end, of_models=True)
-    if any(inputs.is_remote(place) for place in graph.media_inputs(prompt, classes)):
-        raise NeedsDownload(end, of_models=False)
+def remote_source(checked: CheckedRequest, service: Service) -> Literal["models", "inputs"] | None:
+    """What the job has to download from other servers, None for nothing. Models are fetched first."""
+    models = graphs.model_inputs(checked.graph, checked.classes)
+    if not service.models.has_all(models, checked.request.auth_for):
+        return "models"
+    media = graphs.media_inputs(checked.graph, checked.classes)
+    return "inputs" if any(inputs.is_remote(each) for each in media) else None
+
+
+def fetch_files(checked: CheckedRequest, service: Service) -> tuple[Graph, Hold]:
+    """The graph with its models and inputs where ComfyUI looks for them, and the hold on the models.
+
+    Raises BadRequest and its kinds, PromptTimeout at the job's deadline, or what the ticket is cancelled with.
+    """
+    auth_for, classes = checked.request.auth_for, checked.classes
+    with ExitStack() as undo:
+        with _until_deadline(checked):
+            models = graphs.model_inputs(checked.graph, classes)
+            left_s = checked.deadline - time.monotonic()
+            graph, hold = service.models.fetched(checked.graph, models, auth_for, timeout_s=left_s)
+            undo.callback(hold.close)
+            graph = inputs.fetch_inputs(
+                graph,
+                classes,
+                checked.folder,
+                auth_for,
+                service.comfy,
+                service.settings,
+                deadline=checked.deadline,
+            )
+        undo.pop_all()
+    return graph, hold
+
+
+def prefix_outputs(graph: Graph, checked: CheckedRequest, settings: Settings) -> Graph:
+    """The graph with every output node saving into the job's folder, in files named by the request's id."""
+    # worker-comfyui's files are named as the graph says.
+    stem = None if isinstance(checked.request, WorkerRequest) else graphs.file_stem(checked.request.id)
+    keep = settings.prepend_filenames
+    return graphs.prefix_outputs(graph, checked.classes, folder=checked.folder, stem=stem, keep=keep)
 
 
 @contextmanager
-def _until(end: float, ticket: Ticket) -> Iterator[None]:
-    """Cut what the block waits for at the end, or when the ticket is cancelled. Raises PromptTimeout, or what the ticket says."""
+def _until_deadline(checked: CheckedRequest) -> Iterator[None]:
+    """Cut the block's connections at the job's deadline, or when it is cancelled. Raises PromptTimeout or the ticket's reason."""
     try:
-        with deadline.within(end) as watch:
-            ticket.when_cancelled(watch.cut)
-            try:
-                yield
-            finally:
-                ticket.when_cancelled(lambda: None)
+        with deadline.within(checked.deadline) as block, checked.ticket.on_cancel(block.cut):
+            yield
     except (InputUnavailable, TimeoutError) as exc:
-        ticket.check()
-        if time.monotonic() < end:
+        checked.ticket.check()
+        if time.monotonic() < checked.deadline:
             raise
-        # What the cut made fail knows the place.
+        # What failed because its connection was cut knows the place.
         location = getattr(exc if isinstance(exc, InputUnavailable) else exc.__context__, "location", None)
         raise PromptTimeout("The prompt's time was over before its inputs were there.", location=location) from exc
-
-
-def _fetched(
-    prompt: Graph,
-    classes: NodeClasses,
-    attempt: str,
-    auth_for: storage.AuthFor,
-    ticket: Ticket,
-    end: float,
-    service: Service,
-) -> tuple[Graph, Hold]:
-    """The graph with its models and inputs fetched, and the hold on the models."""
-    with ExitStack() as undo:
-        with _until(end, ticket):
-            left = end - time.monotonic()
-            prompt, hold = service.models.fetched(prompt, graph.model_inputs(prompt, classes), auth_for, timeout_s=left)
-            undo.push(hold)
-            placed = inputs.fetch_inputs(
-                prompt, classes, attempt, auth_for, service.comfy, service.settings, deadline=end
-            )
-        undo.pop_all()
-    return placed, hold

@@ -1,4 +1,4 @@
-"""The RunPod serverless worker: `python -m handler`. The only module that imports runpod."""
+"""The worker inside the loop of RunPod's SDK. The only module that imports runpod."""
 
 import asyncio
 import importlib
@@ -44,13 +44,13 @@ def main() -> int:
     try:
         settings = _settings()
         logs.configure(settings.log_level)
-        host = Lifecycle(settings, on_exit=lambda code: adapter.comfyui_ended(code))
-        adapter = _Adapter(host)
+        lifecycle = Lifecycle(settings, on_exit=lambda code: adapter.comfyui_ended(code))
+        adapter = _Adapter(lifecycle)
     except (BadSettings, BadWorkflow) as exc:
         sys.stderr.write(f"cannot start: {exc}\n")
         return 1
     try:
-        _start(host)
+        _start(lifecycle)
         adapter.serve()
     except (BadSettings, HandlerError) as exc:
         sys.stderr.write(f"cannot start: {exc}\n")
@@ -60,7 +60,7 @@ def main() -> int:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        host.stop()
+        lifecycle.stop()
     return adapter.exit_code
 
 
@@ -71,7 +71,7 @@ def _settings() -> Settings:
     return settings
 
 
-def _start(host: Lifecycle) -> None:
+def _start(lifecycle: Lifecycle) -> None:
     """Start ComfyUI; the SDK, which takes its time as well, is imported meanwhile.
 
     Both on threads of their own: a signal that ends the main thread must not do so in the middle of an import.
@@ -84,7 +84,7 @@ def _start(host: Lifecycle) -> None:
         except Exception as exc:  # noqa: BLE001 (whatever it is, it is raised below)
             failures.append(exc)
 
-    tasks: tuple[Callable[[], object], ...] = (host.start, lambda: importlib.import_module("runpod.serverless"))
+    tasks: tuple[Callable[[], object], ...] = (lifecycle.start, lambda: importlib.import_module("runpod.serverless"))
     threads = [threading.Thread(target=guarded, args=(task,), name="start", daemon=True) for task in tasks]
     for thread in threads:
         thread.start()
@@ -95,7 +95,7 @@ def _start(host: Lifecycle) -> None:
                 thread.join(0.1)
     except SystemExit:
         # An interpreter that ends in the middle of an import can wait for it for ever.
-        host.stop()
+        lifecycle.stop()
         for thread in threads:
             thread.join(_END_S)
         raise
@@ -106,21 +106,21 @@ def _start(host: Lifecycle) -> None:
 class _Adapter:
     """The worker inside the SDK's loop. A task of the SDK is one job, from its start until its result has been sent."""
 
-    def __init__(self, host: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self.exit_code = 0
-        self._host = host
-        self._settings = host.service.settings
-        self._worker = Worker(host)
+        self._lifecycle = lifecycle
+        self._settings = lifecycle.service.settings
+        self._worker = Worker(lifecycle)
         self._jobs = ThreadPool(_MOST_JOBS, "job")
         # Orders to end jobs wait for none of them.
         self._orders = ThreadPool(_MOST_JOBS, "order")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unanswered: set[asyncio.Task[Any]] = set()
-        # How many jobs the SDK has taken, those included that it has not begun with.
+        # How many jobs the SDK has taken, including those that it has not started.
         self._taken: Callable[[], int] = lambda: 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Task[None] | None = None
-        # Until when jobs may go on, in seconds of the loop's time; and whether those that still do are answered for.
+        # Until when jobs may go on, in seconds of the loop's time. `_over` is done when those that still do are given up.
         self._until = math.inf
         self._over: asyncio.Future[None]
 
@@ -130,21 +130,21 @@ class _Adapter:
         from runpod.serverless.modules.rp_logger import RunPodLogger
 
         RunPodLogger().set_level(self._settings.runpod_log_level)
-        for check in fitness.checks(self._host):
+        for check in fitness.checks(self._lifecycle):
             runpod.serverless.register_fitness_check(check)
         # Not the SDK's `refresh_worker`: it takes jobs from the queue after that, and does not run them.
         runpod.serverless.start({"handler": self, "concurrency_modifier": self._concurrency})
 
     async def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
         """One job, on a thread: the SDK's heartbeat, job fetching and stop signals go on meanwhile."""
-        self._listen()
+        self._handle_signals()
         task = asyncio.current_task()
         assert task is not None
         for tasks in (self._tasks, self._unanswered):
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        ticket, teller = Ticket(), _teller(job)
-        work = asyncio.wrap_future(self._jobs.submit(self._worker.answer, job, ticket, teller.tell))
+        ticket, updates = Ticket(), _progress_updates(job)
+        work = asyncio.wrap_future(self._jobs.submit(self._worker.handle, job, ticket, updates.put))
         ends: list[asyncio.Future[Any]] = [work, self._over]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +154,7 @@ class _Adapter:
             await asyncio.wait([work], timeout=_END_S)
             raise
         finally:
-            await teller.end()
+            await updates.end()
             self._unanswered.discard(task)
             refreshed = self._refreshed()
         return (work.result() if work.done() else self._worker.abandoned()) | refreshed
@@ -178,14 +178,14 @@ class _Adapter:
         from runpod.serverless.modules.worker_state import JobsProgress
 
         self._taken = JobsProgress().get_job_count
-        self._listen(alone=True)
+        self._handle_signals(alone=True)
         if self._end is None:
             return self._settings.runpod_concurrency
         # It asks for no jobs then, but begins with those that a poll under way has brought.
         return self._taken() if self._taken() > len(self._tasks) else 0
 
-    def _listen(self, *, alone: bool = False) -> None:
-        """Hear of the signals, `alone` or before who does already.
+    def _handle_signals(self, *, alone: bool = False) -> None:
+        """Handle the stop signals, before the SDK's handlers or, `alone`, in their place.
 
         The SDK lets running jobs run, however long they take, and loses those that a poll under way brings.
         """
@@ -194,19 +194,19 @@ class _Adapter:
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._before(None if alone else signal.getsignal(number), self._loop))
+            signal.signal(number, self._signal_handler(None if alone else signal.getsignal(number), self._loop))
         if self.exit_code:
             self._begin_end(0)
 
-    def _before(self, listener: Any, loop: asyncio.AbstractEventLoop) -> Callable[[int, Any], None]:
+    def _signal_handler(self, following: Any, loop: asyncio.AbstractEventLoop) -> Callable[[int, Any], None]:
         grace = self._settings.shutdown_grace_s if "shutdown_grace_s" in self._settings.model_fields_set else 0
 
-        def listen(number: int, frame: Any) -> None:
+        def handle(number: int, frame: Any) -> None:
             loop.call_soon_threadsafe(self._begin_end, grace)
-            if callable(listener):
-                listener(number, frame)
+            if callable(following):
+                following(number, frame)
 
-        return listen
+        return handle
 
     def _begin_end(self, grace: float) -> None:
         """Take nothing new, and end once the jobs have, after `grace` seconds at the latest."""
@@ -216,28 +216,30 @@ class _Adapter:
 
     async def _end_all(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the jobs, let the SDK send what became of them, and end the SDK's loop, which may wait for a job for long."""
-        await self._idle(lambda: self._until - loop.time())
-        crashed = partial(ComfyCrashed, "ComfyUI ended, and is not started anew.")
-        await asyncio.wrap_future(self._orders.submit(self._worker.close, crashed if self.exit_code else ServerStopped))
-        await self._idle(_left(_END_S))
+        await self._wait_idle(lambda: self._until - loop.time())
+        crashed = partial(ComfyCrashed, "ComfyUI ended, and is not restarted.")
+        await asyncio.wrap_future(
+            self._orders.submit(self._worker.end_all, crashed if self.exit_code else ServerStopped)
+        )
+        await self._wait_idle(_time_left(_END_S))
         self._over.set_result(None)
-        await self._idle(_left(_SEND_S))
+        await self._wait_idle(_time_left(_SEND_S))
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
 
-    async def _idle(self, left_s: Callable[[], float]) -> None:
+    async def _wait_idle(self, left_s: Callable[[], float]) -> None:
         """Wait until there are no jobs, or no time is left."""
         while (self._tasks or self._taken()) and left_s() > 0:
             await asyncio.sleep(_POLL_INTERVAL_S)
 
 
-def _left(seconds: float) -> Callable[[], float]:
+def _time_left(seconds: float) -> Callable[[], float]:
     end = time.monotonic() + seconds
     return lambda: end - time.monotonic()
 
 
-def _teller(job: dict[str, Any]) -> ProgressUpdates:
-    """Sends a job's progress as the SDK's `progress_update` does, which does not tell when it has arrived."""
+def _progress_updates(job: dict[str, Any]) -> ProgressUpdates:
+    """Sends a job's progress as the SDK's `progress_update` does, which does not say when it has arrived."""
     from runpod.http_client import AsyncClientSession
     from runpod.serverless.modules import rp_http, worker_state
 
@@ -250,7 +252,7 @@ def _teller(job: dict[str, Any]) -> ProgressUpdates:
 
 
 def leave(code: object) -> None:
-    """Not sys.exit, which waits for threads: one may be in the middle of an upload, and nobody waits for that any more."""
+    """End the process. sys.exit would wait for the SDK's threads."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -8,13 +8,13 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# A job that ends this soon after an update does not wait until nobody has seen it.
+# An update waits this long, so that a job that ends at once does not wait for its update.
 _SOON_S = 0.1
 _SEND_S = 5.0
 
 
 class ProgressUpdates:
-    """Updates of one job on their way from its thread to `send`: one at a time, the latest, and none after `end`.
+    """Passes the updates of one job from its thread to `send`: one at a time, always the latest, and none after `end`.
 
     An update that arrives after the job's result would take the result's place.
     """
@@ -26,10 +26,10 @@ class ProgressUpdates:
         self._latest: dict[str, Any] | None = None
         self._sending: asyncio.Task[None] | None = None
 
-    def tell(self, progress: dict[str, Any]) -> None:
-        """From any thread."""
+    def put(self, progress: dict[str, Any]) -> None:
+        """Send this unless a later one comes first. Safe to call from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
-            self._loop.call_soon_threadsafe(self._put, progress)
+            self._loop.call_soon_threadsafe(self._keep_latest, progress)
 
     async def end(self) -> None:
         """Let the update that is under way arrive, or give it up."""
@@ -38,7 +38,7 @@ class ProgressUpdates:
             await asyncio.wait([self._sending], timeout=_SEND_S)
             self._sending.cancel()
 
-    def _put(self, progress: dict[str, Any]) -> None:
+    def _keep_latest(self, progress: dict[str, Any]) -> None:
         self._latest = progress
         if self._sending is None or self._sending.done():
             self._sending = self._loop.create_task(self._send_latest())
@@ -50,5 +50,5 @@ class ProgressUpdates:
             progress, self._latest = self._latest, None
             try:
                 await asyncio.wait_for(self._send(progress), _SEND_S)
-            except Exception as exc:  # noqa: BLE001 (a job does not fail because nobody hears how far it is)
+            except Exception as exc:  # noqa: BLE001 (a job does not fail because its progress cannot be sent)
                 logger.debug("an update could not be sent: %r", exc)

@@ -69,7 +69,7 @@ def timed(call: Callable[[], object]) -> float:
 
 def added_time(comfy_url: str, home: Path, api: str) -> list[tuple[str, str, str]]:
     environ = {"COMFYUI_URL": comfy_url, "COMFY_HOME": str(home)}
-    service = Service.of(Settings.from_environ(environ))
+    service = Service.load(Settings.from_environ(environ))
     bare, session = BareClient(comfy_url), requests.Session()
 
     def post() -> None:

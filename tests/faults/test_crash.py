@@ -140,7 +140,7 @@ def test_a_runpod_job_that_comes_during_a_restart_waits_for_it(tmp_path: Path) -
         print("injected: SIGKILL")
         own.process.kill()
         wait_until(lambda: not own.ready)
-        answer = Worker(own).answer({"id": "1", "input": {"prompt": graphs.empty()}}, Ticket(), lambda _: None)
+        answer = Worker(own).handle({"id": "1", "input": {"prompt": graphs.empty()}}, Ticket(), lambda _: None)
         assert len(answer["images"]) == 1
     finally:
         own.stop()

@@ -1,14 +1,11 @@
 """Many requests at once, and many one after the other: none fails, they start in their order, and nothing grows."""
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handler.comfyui.admission import Admission
-from handler.ticket import Ticket
 from tests.support import graphs
 from tests.support.crowd import crowd
 from tests.support.faulty import Api, serving
@@ -36,48 +33,6 @@ def test_all_at_once_start_in_the_order_in_which_they_came(tmp_path: Path) -> No
     print(f"the farthest from its place: {displaced}; threads: {threads}")
     assert displaced < PREPARED_AT_ONCE
     assert threads < 64
-
-
-def test_who_came_first_is_first_even_if_it_was_prepared_last() -> None:
-    line = Admission(1)
-    inside, *waiting = (Ticket() for _ in range(4))
-    entered: list[Ticket] = []
-    end = time.monotonic() + 20
-
-    def wait(ticket: Ticket) -> None:
-        with line.turn(ticket, end):
-            entered.append(ticket)
-
-    threads = []
-    with line.turn(inside, end):
-        for ticket in reversed(waiting):
-            threads.append(threading.Thread(target=wait, args=(ticket,)))
-            before = len(line)
-            threads[-1].start()
-            while len(line) == before:
-                time.sleep(0.001)
-    for thread in threads:
-        thread.join(20)
-    assert entered == waiting
-
-
-def test_nobody_is_let_in_before_the_one_in_front_is_in_comfyui() -> None:
-    line = Admission(2)
-    first, second = Ticket(), Ticket()
-    end = time.monotonic() + 20
-    entered = threading.Event()
-
-    def wait() -> None:
-        with line.turn(second, end):
-            entered.set()
-
-    with line.turn(first, end):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        assert not entered.wait(0.1)
-        line.entered(first)
-        assert entered.wait(30)
-    thread.join(30)
 
 
 def mixed(round_: int, hook_url: str) -> list[tuple[int, dict[str, Any]]]:

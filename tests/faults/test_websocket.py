@@ -23,7 +23,7 @@ class Faulty:
     def __init__(self, url: str, home: Path) -> None:
         self.url = url
         environ = {"COMFYUI_URL": url, "COMFY_HOME": str(home), "CACHE_DIR": str(home / "cache")}
-        self.service = Service.of(Settings.from_environ(environ))
+        self.service = Service.load(Settings.from_environ(environ))
 
     def inject(self, fault: str, **arguments: Any) -> None:
         print(f"injected: {fault} {arguments or ''}")

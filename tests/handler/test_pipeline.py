@@ -202,7 +202,7 @@ def test_outputs_are_converted(service: Service, clean: Comfyui, file_format: st
 def test_outputs_are_read_over_http_when_comfyui_has_another_disk(
     service: Service, comfyui: Comfyui, tmp_path: Path
 ) -> None:
-    far = Service.of(service.settings.model_copy(update={"output_dir": tmp_path, "input_dir": tmp_path / "none"}))
+    far = Service.load(service.settings.model_copy(update={"output_dir": tmp_path, "input_dir": tmp_path / "none"}))
     image = graphs.as_base64(graphs.picture(color="blue"))
     answer = run({"input": {"prompt": graphs.load(image), "id": "far"}}, far)
     assert answer["filenames"] == ["far_L_00001_.png"]
@@ -210,7 +210,7 @@ def test_outputs_are_read_over_http_when_comfyui_has_another_disk(
 
 
 def test_an_input_folder_that_is_not_comfyui_s_is_noticed(service: Service, comfyui: Comfyui, tmp_path: Path) -> None:
-    far = Service.of(service.settings.model_copy(update={"input_dir": tmp_path}))
+    far = Service.load(service.settings.model_copy(update={"input_dir": tmp_path}))
     answer = run({"input": {"prompt": graphs.load(graphs.as_base64(graphs.picture())), "id": "x"}}, far)
     assert len(answer["images"]) == 1
     assert list(tmp_path.iterdir()) == []
@@ -223,7 +223,7 @@ def test_unknown_fields_are_ignored_and_not_echoed(service: Service) -> None:
 
 
 def test_without_prepended_prefixes_the_id_alone_names_the_files(service: Service, clean: Comfyui) -> None:
-    bare = Service.of(service.settings.model_copy(update={"prepend_filenames": False}))
+    bare = Service.load(service.settings.model_copy(update={"prepend_filenames": False}))
     assert run({"input": {"prompt": graphs.empty(), "id": "n"}}, bare)["filenames"] == ["n_00001_.png"]
 
 

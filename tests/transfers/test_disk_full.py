@@ -150,7 +150,7 @@ def own(tmp_path: Path) -> Iterator[Standin]:
 def test_outputs_that_find_no_room_fail_at_the_node_that_saves(own: Standin) -> None:
     print("injected: no room for the outputs")
     settings = Settings.from_environ({"COMFYUI_URL": own.url, "COMFY_HOME": str(own.base)})
-    service = Service.of(settings.model_copy(update={"cache_dir": own.base / "cache"}))
+    service = Service.load(settings.model_copy(update={"cache_dir": own.base / "cache"}))
     _, most = resource.prlimit(own.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     with pytest.raises(PromptFailed, match=r"Node 2 \(SaveImage\) failed: OSError: .*File too large"):
         run({"input": {"prompt": graphs.empty()}}, service)

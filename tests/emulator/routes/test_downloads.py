@@ -49,7 +49,7 @@ def server() -> Iterator[tuple[str, Door]]:
         routes=[Route("/download", Downloads().download, methods=["POST"])],
         exception_handlers={HandlerError: errors.handler_error, Exception: errors.bug},
     )
-    app.state.door = door
+    app.state.adapter = door
     with served(app) as url:
         yield url, door
 

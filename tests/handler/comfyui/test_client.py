@@ -116,7 +116,7 @@ def _queue_remaining(comfyui: Comfyui) -> int:
 
 
 def test_a_deadline_counts_the_waiting(service: Service, clean: Comfyui) -> None:
-    single = Service.of(service.settings.model_copy(update={"comfyui_inflight": 1}))
+    single = Service.load(service.settings.model_copy(update={"comfyui_inflight": 1}))
     job = prepare({"input": {"prompt": graphs.sleep(30)}}, single)
     with _Running(single, job) as running:
         assert "before its turn" in refused(single, graphs.empty(), timeout_s=0.3).message
@@ -165,16 +165,16 @@ def test_a_running_prompt_is_interrupted_within_a_second(service: Service, clean
 
 
 def test_a_waiting_prompt_that_is_cancelled_never_runs(service: Service, clean: Comfyui) -> None:
-    single = Service.of(service.settings.model_copy(update={"comfyui_inflight": 1}))
+    single = Service.load(service.settings.model_copy(update={"comfyui_inflight": 1}))
     first, second = (prepare({"input": {"prompt": graphs.sleep(30, seed=n)}}, single) for n in (1, 2))
     with _Running(single, first) as inside:
         assert inside.began.wait(30)
         with _Running(single, second) as waiting:
-            wait_until(lambda: len(single.comfy.line) == 2)
+            wait_until(lambda: len(single.comfy.admission) == 2)
             assert single.comfy.interrupt(second.ticket) == "queued"
             assert isinstance(waiting.error(), PromptInterrupted)
         assert not waiting.began.is_set()
-        assert single.comfy.history(second.ticket.prompt_id) is None
+        assert second.ticket.prompt_id not in clean.history()
         assert single.comfy.interrupt(first.ticket) == "running"
         inside.error()
     assert single.comfy.interrupt(first.ticket) is None
@@ -228,7 +228,7 @@ def test_a_prompt_that_somebody_removes_from_the_queue_ends(service: Service, cl
 
 
 def test_a_comfyui_that_is_not_there_is_unreachable(service: Service) -> None:
-    nowhere = Service.of(service.settings.model_copy(update={"comfyui_url": "http://127.0.0.1:9"}))
+    nowhere = Service.load(service.settings.model_copy(update={"comfyui_url": "http://127.0.0.1:9"}))
     assert refused(nowhere, graphs.empty()).code == "COMFYUI_UNREACHABLE"
 
 

@@ -55,7 +55,7 @@ def refused(service: Service, route: str, /, **fields: Any) -> HandlerError:
 
 
 def of(service: Service, **changes: Any) -> Service:
-    return Service.of(service.settings.model_copy(update=changes))
+    return Service.load(service.settings.model_copy(update=changes))
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_a_broken_file_stops_the_start_with_its_name(
 ) -> None:
     (tmp_path / "broken.py").write_text(source)
     with pytest.raises(BadWorkflow, match=rf"broken\.py: .*{says}") as caught:
-        Service.of(settings.model_copy(update={"workflow_dir": tmp_path}))
+        Service.load(settings.model_copy(update={"workflow_dir": tmp_path}))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_folder_stops_the_start(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(BadWorkflow, match="WORKFLOW_DIR"):
-        Service.of(settings.model_copy(update={"workflow_dir": tmp_path / "none"}))
+        Service.load(settings.model_copy(update={"workflow_dir": tmp_path / "none"}))
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"1": {"class_type": "A"}}'])
@@ -212,14 +212,14 @@ def test_a_bad_warm_up_file_stops_the_start(settings: Settings, tmp_path: Path, 
     if content is not None:
         file.write_text(content)
     with pytest.raises(BadSettings, match="WARMUP_PROMPT_FILE"):
-        Service.of(settings.model_copy(update={"warmup_prompt_file": file}))
+        Service.load(settings.model_copy(update={"warmup_prompt_file": file}))
 
 
 @pytest.mark.parametrize("model", ["flux-schnell", "flux-dev", "dreamshaper"])
 def test_each_warm_up_graph_runs(service: Service, clean: Comfyui, model: str) -> None:
     warm = of(service, warmup_prompt_file=service.settings.workflow_dir / "warmup" / f"{model}.json")
-    assert warm.warmup_prompt is not None
-    assert len(run({"input": {"prompt": warm.warmup_prompt}}, warm)["images"]) == 1
+    assert warm.warmup_graph is not None
+    assert len(run({"input": {"prompt": warm.warmup_graph}}, warm)["images"]) == 1
 
 
 def test_fields_may_be_of_types_that_json_has_no_word_for(service: Service, clean: Comfyui, tmp_path: Path) -> None:

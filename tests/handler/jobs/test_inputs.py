@@ -174,7 +174,7 @@ def test_a_bad_url_is_refused(service: Service, clean: Comfyui, files: str, path
 
 
 def test_a_slow_sender_meets_the_time_limit(service: Service, clean: Comfyui, files: str) -> None:
-    hasty = Service.of(service.settings.model_copy(update={"input_timeout_s": 0.5}))
+    hasty = Service.load(service.settings.model_copy(update={"input_timeout_s": 0.5}))
     assert "took too long" in refused(hasty, files + "/trickle").message
 
 
@@ -183,7 +183,7 @@ def test_a_slow_sender_meets_the_time_limit(service: Service, clean: Comfyui, fi
     ["http://127.0.0.1:{port}/ok.png", "http://localhost:{port}/ok.png", "http://[::ffff:127.0.0.1]:{port}/ok.png"],
 )
 def test_a_private_address_is_refused_unless_allowed(service: Service, clean: Comfyui, files: str, url: str) -> None:
-    strict = Service.of(service.settings.model_copy(update={"allow_private_urls": False}))
+    strict = Service.load(service.settings.model_copy(update={"allow_private_urls": False}))
     error = refused(strict, url.format(port=files.rpartition(":")[2]))
     assert error.code == "FORBIDDEN_URL"
     assert "ALLOW_PRIVATE_URLS" in error.message

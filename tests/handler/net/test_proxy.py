@@ -52,7 +52,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 def through(service: Service, proxy: Proxy, **changes: object) -> Service:
-    return Service.of(service.settings.model_copy(update={"http_proxy": proxy.url, **changes}))
+    return Service.load(service.settings.model_copy(update={"http_proxy": proxy.url, **changes}))
 
 
 def test_inputs_come_through_the_proxy(service: Service, clean: Comfyui, proxy: Proxy) -> None:

@@ -36,7 +36,7 @@ def changed(service: Service, **environ: str) -> Service:
     given = Settings.from_environ({**environ, "COMFYUI_URL": service.settings.comfy_url})
     fields = {name: getattr(given, name) for name in given.model_fields_set - {"comfyui_url", "system_meta"}}
     folders = {"input_dir", "output_dir", "model_dir", "comfy_home"}
-    return Service.of(
+    return Service.load(
         service.settings.model_copy(update={name: fields[name] for name in fields if name not in folders})
     )
 
@@ -288,7 +288,7 @@ def test_a_job_that_never_has_enough_memory_says_so(
     error = refused(service, {"workflow": failing("out of memory")})
     assert (type(error), error.code) == (OutOfMemory, "OUT_OF_MEMORY")
     # Where there is no time for a second try there is none.
-    monkeypatch.setattr("handler.pipeline._FREE_S", 60)
+    monkeypatch.setattr("handler.jobs.execution._FREE_S", 60)
     assert isinstance(refused(service, {"workflow": failing("out of memory"), "timeout_s": 30}), OutOfMemory)
 
 
