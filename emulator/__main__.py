@@ -50,13 +50,13 @@ def main() -> int:
     lifespan: Lifespan = app.state.lifespan
     server = _Server(config, lifespan)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal that ended it once more; a server that was told to end has done well.
+        # uvicorn raises the signal that ended it once more, which must not change the exit code.
         signal.signal(number, lambda *_: None)
     with listener:
         try:
             server.run(sockets=[listener])
         finally:
-            # A second signal makes uvicorn leave without a word to the application.
+            # A second signal makes uvicorn exit without ending the lifespan.
             lifespan.lifecycle.stop()
     return lifespan.exit_code
 
@@ -98,5 +98,5 @@ if __name__ == "__main__":
     code = main()
     logging.shutdown()
     sys.stdout.flush()
-    # Not sys.exit, which waits for threads: one may be in the middle of an upload, and nobody waits for that any more.
+    # Not sys.exit, which runs exit handlers of libraries that wait for their threads.
     os._exit(code)

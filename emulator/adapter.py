@@ -40,11 +40,11 @@ class Adapter:
         self.on_job_count: Callable[[int], None] = lambda _: None
         self.on_done: Callable[[Result | BaseException], None] = lambda _: None
         self._jobs = JobRegistry()
-        # The jobs that run or are delivered, and how many requests that are no jobs a client waits for.
+        # The jobs that run or are delivered, and how many other requests a client waits for.
         self._executing: dict[str, Job] = {}
         self._others = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Done when nobody is waited for any more.
+        # Done at the end of the shutdown's grace: what still waits then gets ServerStopped.
         self._over: asyncio.Future[None] | None = None
         self._pools = ThreadPools(self.service.settings.comfyui_inflight)
 
@@ -100,7 +100,7 @@ class Adapter:
         self._spawn(self._execute_unseen(job, report))
 
     async def interrupt(self, request_id: str) -> str | None:
-        """End the requests of an id. Where they were, "queued" or "running"; None when there is none that can be ended."""
+        """End the requests of an id. Gives where they were, "queued" or "running"; None when none can be ended."""
         interrupt = self.service.comfy.interrupt
         states = {await self.ask(partial(interrupt, ticket)) for ticket in self._jobs.with_id(request_id)}
         return merge_states(states)
@@ -118,7 +118,7 @@ class Adapter:
             await self.ask(self.lifecycle.stop_if_hanging)
             await self._wait(lambda: not any(ticket in self._jobs for ticket in ended), end_s)
             for job in self._executing.values():
-                # It is being delivered, and would end well some day; whoever waits for its webhooks is told now.
+                # It is being delivered and cannot be ended; its webhooks are told now.
                 await self.ask(partial(job.promise.keep, webhooks.failed(job.request, job.graph, ServerStopped())))
         assert self._over is not None
         self._over.set_result(None)
@@ -141,7 +141,7 @@ class Adapter:
         self.on_job_count(self.pending)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that goes on when who asked for it is cancelled, and whose error is then nobody's."""
+        """A task that goes on when the request that started it is cancelled. Its error is then ignored."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -149,7 +149,7 @@ class Adapter:
         return task
 
     async def _unless_over(self, task: asyncio.Task[T]) -> T:
-        """The result of a task, which goes on when who waits for it is cancelled. Raises ServerStopped at the end of waiting."""
+        """The result of a task, which goes on when the caller is cancelled. Raises ServerStopped at the end of the grace."""
         assert self._over is not None
         either: set[asyncio.Future[Any]] = {task, self._over}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

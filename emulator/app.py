@@ -22,7 +22,7 @@ def create_app(
 ) -> Starlette:
     """The application. Its `state.adapter` is the handler behind the routes, its `state.lifespan` the server's life.
 
-    `on_warm` is called once it can take prompts, `on_end` when it is to end by itself: then `state.lifespan.exit_code` says how.
+    `on_warm` is called once it can take prompts, `on_end` when it has to end: then `state.lifespan.exit_code` is set.
     Raises BadSettings or BadWorkflow.
     """
     server = Lifespan(settings, on_warm, on_end)

@@ -19,7 +19,7 @@ END_S = 15
 class Lifespan:
     """Owns the Lifecycle and the Adapter of one server.
 
-    `on_warm` is called once ComfyUI is warm, `on_end` when the server is to end by itself: `exit_code` then says how.
+    `on_warm` is called once ComfyUI is warm, `on_end` when the server has to end: then `exit_code` is set.
     """
 
     def __init__(self, settings: Settings, on_warm: Callable[[], None], on_end: Callable[[], None]) -> None:

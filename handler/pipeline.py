@@ -98,7 +98,7 @@ def fetch(checked: CheckedRequest, service: Service) -> Job:
 def produce(job: Job, service: Service, on_message: OnMessage = _ignore) -> Produced:
     """Run the graph, read and convert its outputs. Then `deliver` must follow.
 
-    Raises HandlerError: then the webhooks have been told, and nothing of the job is left.
+    Raises HandlerError; by then the webhooks are on their way and the job is cleaned up.
     """
     with _failing(job, service):
         executed = run_graph(job, service, on_message)
@@ -126,7 +126,7 @@ def produce(job: Job, service: Service, on_message: OnMessage = _ignore) -> Prod
 def deliver(produced: Produced, service: Service) -> Result:
     """Encode or upload the outputs, build the answer, tell the webhooks, clean up.
 
-    Raises HandlerError: then the webhooks have been told, and of the job no more is left than outputs that could not be
+    Raises HandlerError; by then the webhooks are on their way and the job is cleaned up, except for outputs that could not be
     delivered, which the error names.
     """
     job = produced.job

@@ -22,11 +22,11 @@ from handler.validation import validate
 
 logger = logging.getLogger(__name__)
 
-# Those that nobody waits for leave some of the line to those that somebody does; the rest waits its turn.
-_AWAITED = 8
-_UNSEEN = 4
-# A look at a URL may wait for its name's resolver.
-_LOOKED_AT = 8
+# Downloads that a client waits for, and those in the background: neither delays the other.
+_FOREGROUND = 8
+_BACKGROUND = 4
+# Checking a URL may wait for its name's resolver.
+_CHECKS = 8
 
 
 class DownloadRequest(BaseModel):
@@ -61,9 +61,9 @@ class Downloads:
     """The endpoint, and what it has under way: so many at once, on threads that do not keep the process from ending."""
 
     def __init__(self) -> None:
-        self._awaited = ThreadPool(_AWAITED, "download")
-        self._unseen = ThreadPool(_UNSEEN, "download")
-        self._looked_at = ThreadPool(_LOOKED_AT, "download")
+        self._foreground = ThreadPool(_FOREGROUND, "download")
+        self._background = ThreadPool(_BACKGROUND, "download")
+        self._checks = ThreadPool(_CHECKS, "download")
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def download(self, request: Request) -> Response:
@@ -71,9 +71,9 @@ class Downloads:
         adapter: Adapter = request.app.state.adapter
         body = parse_json(await adapter.while_open(read_json_body(request, adapter.service.settings)))
         wanted = validate(DownloadRequest, body)
-        answer = await _done(lambda: _checked(wanted, adapter), self._looked_at)
+        answer = await _run(lambda: _check(wanted, adapter), self._checks)
         if wanted.wait:
-            work = _done(lambda: _downloaded(wanted, adapter.service.models), self._awaited)
+            work = _run(lambda: _download(wanted, adapter.service.models), self._foreground)
             return JsonResponse(answer | await adapter.while_open(work))
         task = asyncio.create_task(self._finish_unseen(wanted, adapter.service.models))
         self._tasks.add(task)
@@ -82,15 +82,15 @@ class Downloads:
 
     async def _finish_unseen(self, wanted: DownloadRequest, models: ModelCache) -> None:
         try:
-            await _done(lambda: _downloaded(wanted, models), self._unseen)
+            await _run(lambda: _download(wanted, models), self._background)
         except HandlerError as exc:
             models.failed(wanted.url, f"{wanted.model_type}/{_name(wanted, models)}", exc)
         except Exception:
             logger.exception("%s could not be downloaded: a bug", redact_url(wanted.url))
 
 
-def _checked(wanted: DownloadRequest, adapter: Adapter) -> dict[str, Any]:
-    """What the answer says in any case. Raises what can be known to be the caller's fault before the transfer."""
+def _check(wanted: DownloadRequest, adapter: Adapter) -> dict[str, Any]:
+    """What every answer holds. Raises what can be known to be the caller's fault before the transfer."""
     storage.store_for_url(wanted.url, adapter.service.settings).check_url(wanted.url, wanted.auth)
     adapter.service.models.folder(wanted.model_type)
     name = _name(wanted, adapter.service.models)
@@ -101,7 +101,7 @@ def _name(wanted: DownloadRequest, models: ModelCache) -> str:
     return models.name(wanted.url, wanted.filename or None)
 
 
-def _downloaded(wanted: DownloadRequest, models: ModelCache) -> dict[str, Any]:
+def _download(wanted: DownloadRequest, models: ModelCache) -> dict[str, Any]:
     began = time.monotonic()
     path, size = models.download(
         wanted.url, wanted.model_type, filename=wanted.filename or None, auth=wanted.auth, sha256=wanted.sha256
@@ -110,6 +110,6 @@ def _downloaded(wanted: DownloadRequest, models: ModelCache) -> dict[str, Any]:
     return {"filename": path.name, "status": "completed", "size": size, "duration": duration}
 
 
-async def _done(work: Callable[[], dict[str, Any]], pool: ThreadPool) -> dict[str, Any]:
+async def _run(work: Callable[[], dict[str, Any]], pool: ThreadPool) -> dict[str, Any]:
     """What the work gives. A download that the end of the process cuts off resumes where it was when it is asked for again."""
     return await asyncio.wrap_future(pool.submit(work))

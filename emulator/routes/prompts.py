@@ -65,7 +65,7 @@ async def cancelled_on_disconnect(request: Request, job: Job) -> AsyncIterator[N
 
 
 def _event(body: bytes, route: str | None) -> dict[str, Any]:
-    """The route says which dialect it is; the other one's field is unknown here, and ignored like any unknown field."""
+    """The route decides on the dialect. The field of the other one is ignored, as unknown fields are."""
     given = parse_json(body)
     if route is None:
         return {"input": {name: value for name, value in given.items() if name != "workflow"}}

@@ -62,7 +62,7 @@ def _rejected(answer: Mapping[str, Any], graph: Graph, ask: Ask, where_searched:
 
 
 def raise_failure(entry: Mapping[str, Any], graph: Graph) -> None:
-    """Raise what a history entry of a prompt says, unless it says success."""
+    """Raise the failure of a history entry, if it is one."""
     for kind, facts in reversed(entry["status"]["messages"]):
         if kind == "execution_interrupted":
             raise PromptInterrupted("The prompt was interrupted.")

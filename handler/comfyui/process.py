@@ -1,4 +1,4 @@
-"""Start, watch and stop the ComfyUI child process."""
+"""ComfyUI as a child process: start, watch, restart, stop."""
 
 import logging
 import os
@@ -29,8 +29,8 @@ _STABLE_S = 60.0
 class ComfyProcess:
     """ComfyUI as a child with a process group of its own, so that its own children end with it.
 
-    When it ends `on_end` is called at once. Unless it has been told to, it is started anew with ALWAYS_RESTART_COMFYUI, whatever
-    its exit code, and `on_restart` is called; otherwise `on_exit` is called with the exit code, as a shell has it.
+    When it ends, `on_end` is called at once. Unless it was stopped it then restarts with ALWAYS_RESTART_COMFYUI, whatever its
+    exit code, and `on_restart` is called; otherwise `on_exit` is called with the exit code, as a shell counts it.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ComfyProcess:
         self._child: subprocess.Popen[str] | None = None
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
-        # So that a child that is about to be launched is not missed by `stop`.
+        # `stop` must not miss a child that is about to be launched.
         self._launching = threading.Lock()
 
     def start(self) -> None:
-        """Launch CMD, unless it is to be stopped already. Raises ComfyError for a command that cannot be launched."""
+        """Launch CMD, unless `stop` was called before. Raises ComfyError for a command that cannot be launched."""
         with self._launching:
             if self._stopping.is_set():
                 return
@@ -88,7 +88,7 @@ class ComfyProcess:
         end = time.monotonic() + self._settings.startup_timeout_s
         while not comfy.alive():
             if child is not None and child.poll() is not None:
-                raise ComfyCrashed(f"ComfyUI exited with code {_code(child.returncode)} while it started.")
+                raise ComfyCrashed(f"ComfyUI exited with code {_exit_code(child.returncode)} while it started.")
             if self._stopping.wait(_POLL_INTERVAL_S) or time.monotonic() > end:
                 raise ComfyUnreachable(
                     f"ComfyUI did not answer at {comfy.url} within {self._settings.startup_timeout_s:g} s "
@@ -97,7 +97,7 @@ class ComfyProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs, and where none was started."""
+        """None while it runs, or if it was never started."""
         return self._child.poll() if self._child else None
 
     def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
@@ -119,15 +119,15 @@ class ComfyProcess:
         stale_process.forget_process(self._settings)
 
     def _watch(self) -> None:
-        """Follow one child after the other to its end."""
+        """Wait for the end of one child after the other."""
         pause = _RESTART_PAUSE_S
         while (child := self._child) is not None:
             began = time.monotonic()
             log = threading.Thread(target=_forward, args=(child,), name="comfyui-log", daemon=True)
             log.start()
-            code = _code(child.wait())
+            code = _exit_code(child.wait())
             self._on_end()
-            _signal(child, signal.SIGKILL)  # what is left of its group would hold the port and the log
+            _signal(child, signal.SIGKILL)  # what is left of its process group would keep the port and the log open
             log.join(_STOP_GRACE_S)
             if self._stopping.is_set():
                 return
@@ -135,7 +135,7 @@ class ComfyProcess:
             if not self._settings.always_restart_comfyui:
                 self._on_exit(code)
                 return
-            # One that lived for a while has earned a quick restart; one that dies at once is given more and more time.
+            # One that ran for a while restarts quickly; one that ends at once waits longer and longer.
             pause = _RESTART_PAUSE_S if time.monotonic() - began > _STABLE_S else min(pause * 2, _LONGEST_PAUSE_S)
             if self._stopping.wait(pause):
                 return
@@ -149,14 +149,14 @@ class ComfyProcess:
                     return
                 self._child = self._launch()
         except ComfyError:
-            logger.exception("ComfyUI cannot be started anew")
+            logger.exception("ComfyUI cannot be restarted")
             self._child = None
             self._on_exit(1)
             return
         threading.Thread(target=self._on_restart, name="restart", daemon=True).start()
 
     def kill(self) -> None:
-        """End a child that does not do its work; it is started anew like one that ended by itself."""
+        """Kill a child that does not work any more; it restarts like one that has ended by itself."""
         child = self._child
         if child is not None and child.returncode is None:
             _signal(child, signal.SIGKILL)
@@ -173,13 +173,13 @@ def _forward(child: "subprocess.Popen[str]") -> None:
 def _command(settings: Settings) -> list[str]:
     if settings.cmd is not None:
         return shlex.split(settings.cmd)
-    # The stand-in, by its name only: the handler does not know the emulator.
+    # The stand-in, by its module name only: the handler does not import the emulator.
     where = ["--host", settings.direct_address, "--port", str(settings.comfyui_port_host)]
     return [sys.executable, "-m", "emulator.comfyui", *where, "--base-dir", str(settings.comfy_home)]
 
 
-def _code(returncode: int) -> int:
-    """Python has -9 for what a shell calls 137: ended by signal 9."""
+def _exit_code(returncode: int) -> int:
+    """As a shell counts it: 137 for a process ended by signal 9, where Python has -9."""
     return returncode if returncode >= 0 else 128 - returncode
 
 

@@ -18,7 +18,7 @@ from handler.graphs.graph import Graph
 logger = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 2
-# For what is asked again and again, and for orders that nobody should wait for: a ComfyUI that loads a model may not answer for
+# For questions that are repeated, and for orders that must not be waited for: a ComfyUI that loads a model may not answer for
 # many seconds, and one that hangs never does.
 _POLL_TIMEOUT_S = 3
 # A quiet websocket may be a dead one: the history is asked this often whatever the socket says.
@@ -55,9 +55,9 @@ class ComfyQueue:
         if not answer.ok and answer.status_code != requests.codes.bad_request:
             raise ComfyError(f"ComfyUI answered {answer.status_code} to the prompt; its log says why.")
         # Also for a 200: ComfyUI would run the valid outputs only, and call that a success.
-        told = parsed(answer, "the prompt")
-        if not answer.ok or told.get("node_errors"):
-            raise PromptRefused(told)
+        body = parsed(answer, "the prompt")
+        if not answer.ok or body.get("node_errors"):
+            raise PromptRefused(body)
 
     def wait(self, slot: Slot, listener: PromptListener) -> Mapping[str, Any]:
         """The history entry, which alone says how a prompt ended; the websocket says when to look for it.

@@ -1,4 +1,4 @@
-"""A ComfyUI that outlived its server, which was killed: noted at each launch, found and ended at the next start."""
+"""A ComfyUI whose server was killed: its process id is in a file in CACHE_DIR, and the next start ends it."""
 
 import json
 import logging
@@ -13,20 +13,20 @@ from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# A process that holds a GPU takes its time to die.
-_GONE_S = 20.0
+# A process that holds a GPU takes its time to end.
+_END_S = 20.0
 _POLL_INTERVAL_S = 0.05
 
 
 class _Process(NamedTuple):
-    """A process, told apart from later ones of its number by when it was started."""
+    """A process id, with the start time that tells the process from a later one of the same id."""
 
     pid: int
     started: str
 
     @classmethod
     def of(cls, pid: int) -> "_Process | None":
-        """None for one that is not there, and where the system does not tell (it does on Linux)."""
+        """None for one that does not run, and on systems without /proc."""
         try:
             status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -36,12 +36,12 @@ class _Process(NamedTuple):
         state, *fields = status.rpartition(")")[2].split()
         return None if state in "ZX" else cls(pid, f"{boot} {fields[18]}")
 
-    def lives(self) -> bool:
+    def runs(self) -> bool:
         return self.of(self.pid) == self
 
 
 def record_process(settings: Settings, pid: int) -> None:
-    """Remember which ComfyUI is this server's, as long as it runs."""
+    """Write down which ComfyUI belongs to this server."""
     comfyui, server = _Process.of(pid), _Process.of(os.getpid())
     try:
         file = _file(settings)
@@ -52,25 +52,25 @@ def record_process(settings: Settings, pid: int) -> None:
 
 
 def forget_process(settings: Settings) -> None:
-    """It has been ended."""
+    """The ComfyUI of this server has ended."""
     with suppress(OSError):
         _file(settings).unlink(missing_ok=True)
 
 
 def end_stale_process(settings: Settings) -> None:
-    """End the ComfyUI of a server that is no more, with all of its process group. Another's is left alone."""
+    """Kill the process group of a ComfyUI whose server does not run any more. That of a running server is left alone."""
     try:
-        noted = json.loads(_file(settings).read_text())
-        comfyui, server = _Process(*noted["comfyui"]), _Process(*noted["server"])
+        recorded = json.loads(_file(settings).read_text())
+        comfyui, server = _Process(*recorded["comfyui"]), _Process(*recorded["server"])
     except (OSError, ValueError, TypeError, KeyError):
         return
-    if server.lives() or not comfyui.lives():
+    if server.runs() or not comfyui.runs():
         return
     logger.warning("ending the ComfyUI (process %d) that a killed server has left behind", comfyui.pid)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(comfyui.pid, signal.SIGKILL)
-    deadline = time.monotonic() + _GONE_S
-    while comfyui.lives() and time.monotonic() < deadline:
+    deadline = time.monotonic() + _END_S
+    while comfyui.runs() and time.monotonic() < deadline:
         time.sleep(_POLL_INTERVAL_S)
     forget_process(settings)
 

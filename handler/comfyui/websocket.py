@@ -26,9 +26,9 @@ _RECONNECT_TIMEOUT_S = 1
 class PromptListener:
     """One prompt's messages over a websocket of its own.
 
-    A lost socket is replaced under a new client id: closing the older of two sockets under one id deafens the newer for good.
-    ComfyUI sends the prompt's messages to the first id only; to the later ones it says no more than that its queue changed.
-    `broken` says that a connection to ComfyUI failed meanwhile, so that another one may answer now than the one that was asked.
+    A lost socket is replaced under a new client id: after the older of two sockets under one id closes, ComfyUI sends nothing to
+    the newer. ComfyUI sends the prompt's messages to the first id only, and to later ones just the changes of its queue.
+    `broken` says that a connection to ComfyUI has failed, so that a restarted ComfyUI may answer now.
     """
 
     def __init__(self, url: str, prompt_id: str, on_message: Callable[[Message], None]) -> None:
@@ -106,7 +106,7 @@ class PromptListener:
         return message if valid else None
 
     def _handle(self, message: Message) -> bool:
-        """Note what a message says about our prompt or the queue, and pass it on. True if it says that the queue changed."""
+        """Take in a message about our prompt or the queue, and pass it on. True for a change of the queue."""
         kind, data = message.get("type"), message["data"]
         if kind == "status":
             self._on_message(message)

@@ -17,7 +17,7 @@ from handler.webhooks.queue import Promise
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedRequest:
-    """A request in which nothing is wrong that can be told without a download.
+    """A request in which nothing is wrong, as far as that is known without a download.
 
     `fields` are those of a workflow request, with its defaults; `graph` is what is to be run, `classes` what ComfyUI says of its
     node classes. `folder` is fresh random hex: the name of the job's folders in ComfyUI's input and output folder. `bucket` is

@@ -67,7 +67,7 @@ def read_outputs(
 
     `outputs` is the history's: node id to ui. A file is taken from `output_dir` when it is on this disk, else from ComfyUI
     over HTTP. Files under the job's `folder` are named relative to it. Raises OutputError for a file that cannot be read.
-    Previews (files in ComfyUI's temp folder) are no outputs.
+    Previews, files in ComfyUI's temp folder, do not count.
     """
     found: list[Output] = []
     for node_id in graph:
@@ -78,8 +78,8 @@ def read_outputs(
 
 
 def convert_outputs(outputs: list[Output], target: ConvertOutput) -> list[Output]:
-    """The outputs with the pictures among them in the format asked for. Raises OutputError."""
-    return [_converted(output, target) if output.kind == "image" else output for output in outputs]
+    """The outputs with the images among them in the format of the request. Raises OutputError."""
+    return [_convert(output, target) if output.kind == "image" else output for output in outputs]
 
 
 def describe_output(output: Output, graph: Graph) -> OutputEntry:
@@ -133,7 +133,7 @@ def _is_under(subfolder: str, folder: str) -> bool:
 
 
 def _is_inside(path: Path, root: Path) -> bool:
-    """Whether the file is there: ComfyUI's output folder is on this disk, and a node's word does not lead out of it."""
+    """Whether it is a file on this disk, inside the folder: a node may name any path."""
     return path.resolve().is_relative_to(root.resolve()) and path.is_file()
 
 
@@ -142,8 +142,8 @@ def _mime_type(filename: str) -> str:
     return _OWN_TYPES.get(ending) or mimetypes.guess_type(filename)[0] or "application/octet-stream"
 
 
-def _converted(output: Output, target: ConvertOutput) -> Output:
-    assert output.filename is not None  # only texts have none, and they are no pictures
+def _convert(output: Output, target: ConvertOutput) -> Output:
+    assert output.filename is not None  # only texts have none, and they are not images
     try:
         content = images.convert(output.read(), target)
     except OutputError as exc:

@@ -43,7 +43,7 @@ class JobRegistry:
     def end_all(self, reason: Callable[[], HandlerError] = ServerStopped) -> list[Ticket]:
         """End all requests, also those that still arrive. Gives those that could be ended.
 
-        ComfyUI is not told: whoever waits for a prompt there withdraws it.
+        ComfyUI is not asked to interrupt: the thread that waits for a prompt withdraws it.
         """
         with self._lock:
             self._reason = self._reason or reason
@@ -56,5 +56,5 @@ class JobRegistry:
 
 
 def merge_states(states: set[str | None]) -> Literal["queued", "running"] | None:
-    """Where the requests of one id were, in one word; None when none of them could be ended."""
+    """The state of several requests of one id; None when none of them could be ended."""
     return "running" if "running" in states else "queued" if "queued" in states else None

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 # Twice what RUNPOD_CONCURRENCY allows: a job that cannot be ended keeps its thread.
 _MOST_JOBS = 64
-# What ended jobs need to clean up and to leave word.
+# For ended jobs to clean up and to tell their webhooks.
 _END_S = 10
-# What the SDK needs to send the results of those that could not be ended.
+# For the SDK to send the results of jobs that could not be ended.
 _SEND_S = 5
 _POLL_INTERVAL_S = 0.05
 
@@ -228,7 +228,7 @@ class _Adapter:
             task.cancel()
 
     async def _wait_idle(self, left_s: Callable[[], float]) -> None:
-        """Wait until there are no jobs, or no time is left."""
+        """Wait until there are no jobs, or the time is over."""
         while (self._tasks or self._taken()) and left_s() > 0:
             await asyncio.sleep(_POLL_INTERVAL_S)
 
