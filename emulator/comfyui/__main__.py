@@ -1,4 +1,4 @@
-"""`python -m emulator.comfyui`: the stand-in as a process. The only file here that knows uvicorn and the command line."""
+"""`python -m emulator.comfyui` runs the stand-in. Only this file uses uvicorn and the command line."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from emulator.comfyui.server.app import create_app
+from emulator.comfyui.server import create_app
 from emulator.http.listener import listen
 
 # ComfyUI closes a socket that sends more than this in one message
@@ -22,7 +22,7 @@ MAX_INBOUND = 4 * 1024 * 1024
 
 
 class Socket(WebSocketsSansIOProtocol):
-    """Lends its transport to the application, so that a fault can cut the connection."""
+    """Gives the application its transport, so that a fault can cut the connection."""
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"] or {}
@@ -31,7 +31,7 @@ class Socket(WebSocketsSansIOProtocol):
 
 
 class StandIn(uvicorn.Server):
-    """Says when it listens, and leaves signals alone: they end the process at once, as they do the real one."""
+    """Prints a line once it listens. A signal ends the process at once, as it ends the real one."""
 
     def __init__(self, config: uvicorn.Config, greeting: str) -> None:
         super().__init__(config)
@@ -47,9 +47,9 @@ class StandIn(uvicorn.Server):
 
 
 def main() -> None:
-    options = arguments()
+    options = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    # without Python's own handler a signal needs nobody's cooperation
+    # Python's own handler would wait for the main thread, which may be in a long call
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     listener = listen(options.host, options.port)
     port = listener.getsockname()[1]
@@ -71,12 +71,12 @@ def main() -> None:
     asyncio.run(StandIn(config, greeting).serve([listener]))
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m emulator.comfyui", description="A stand-in for ComfyUI.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8188, help="0 takes a free one")
-    parser.add_argument("--base-dir", type=Path, help="default: a folder for this port among the temporary files")
-    parser.add_argument("--step-ms", type=float, default=20, help="how long a sampler step takes")
+    parser.add_argument("--port", type=int, default=8188, help="0 means any free port")
+    parser.add_argument("--base-dir", type=Path, help="default: a temporary folder named after the port")
+    parser.add_argument("--step-ms", type=float, default=20, help="time of a sampler step, in ms")
     parser.add_argument(
         "--extra-model-paths-config",
         type=Path,
@@ -84,7 +84,7 @@ def arguments() -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="FILE",
-        help="YAML files of further folders of models",
+        help="YAML files that name more model folders",
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Where files live: the folders of a ComfyUI base directory and the names that lead into them."""
+"""The folders of a ComfyUI base directory, and the file names that clients and graphs use."""
 
 import mimetypes
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-# kind of model to the folders of it in models/
+# kind of model to its folders in models/
 MODEL_FOLDERS = {
     "checkpoints": ("checkpoints",),
     "configs": ("configs",),
@@ -33,28 +33,28 @@ MODEL_FOLDERS = {
     "audio_encoders": ("audio_encoders",),
 }
 LEGACY_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
-# what the nodes that save models write to
+# where nodes that save models write
 OUTPUT_FOLDERS = ("checkpoints", "clip", "vae", "diffusion_models", "loras")
 PLACEHOLDERS = {
     "checkpoints": ("dreamshaper_8.safetensors", "flux1-dev-fp8.safetensors", "flux1-schnell-fp8.safetensors"),
     "loras": ("pixel-art.safetensors",),
 }
 MODEL_SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
-# of kinds that are neither here nor above, all files are models
+# kinds with suffixes of their own; kinds that are not in MODEL_FOLDERS list all files
 SUFFIXES = {"configs": {".yaml"}, "diffusers": {"folder"}, "custom_nodes": set(), "classifiers": {""}}
 FILE_TYPES = ("output", "input", "temp")
 ANNOTATION = re.compile(r"(?P<name>.*?)\s*\[(?P<type>output|input|temp)\]", re.DOTALL)
 
 
 class Folders:
-    """The base directory of one ComfyUI, laid out as the real one lays out its own.
+    """One ComfyUI's base directory, with the layout of the real one.
 
-    `extra` names files of further folders of models, as --extra-model-paths-config does.
+    `extra` are YAML files that name more model folders, as for --extra-model-paths-config.
     """
 
     def __init__(self, base: Path, extra: Iterable[Path] = ()) -> None:
         self.base = Path(os.path.realpath(base))
-        # kind of model to where it is looked for, in this order
+        # kind of model to its folders, in the order of the search
         self.paths = {
             kind: [Path(os.path.normpath(self.base / "models" / name)) for name in names]
             for kind, names in MODEL_FOLDERS.items()
@@ -65,7 +65,7 @@ class Folders:
             self.add(kind, self.base / "output" / kind)
 
     def load(self, file: Path) -> None:
-        """Add the folders of an extra_model_paths file. Raises whatever a bad one raises, as the real one does."""
+        """Add the folders of an extra_model_paths file. An invalid file raises any exception, as in ComfyUI."""
         for section in yaml.safe_load(file.read_text(encoding="utf-8")).values():
             if section is None:
                 continue
@@ -79,7 +79,7 @@ class Folders:
                     self.add(kind, Path(os.path.normpath(top / line)), first=first)
 
     def add(self, kind: str, folder: Path, *, first: bool = False) -> None:
-        """Look for a kind of model in one more folder: in the end, or before all others."""
+        """Add a folder for a kind of model: last in the search, or first."""
         known = self.paths.setdefault(LEGACY_NAMES.get(kind, kind), [])
         if folder in known and not first:
             return
@@ -88,7 +88,7 @@ class Folders:
         known.insert(0 if first else len(known), folder)
 
     def prepare(self) -> None:
-        """Make the folders, empty temp/ and put placeholders where there are no models."""
+        """Create the folders, empty temp/ and add placeholder models where there are none."""
         shutil.rmtree(self.base / "temp", ignore_errors=True)
         for name in FILE_TYPES:
             (self.base / name).mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Folders:
         return self.base / file_type if file_type in FILE_TYPES else None
 
     def models(self, kind: str) -> list[str]:
-        """Names relative to the folders of a kind, read from disk each time so that a new file is seen at once."""
+        """File names of a kind, relative to its folders. They are read from disk each time, so a new file shows at once."""
         wanted = SUFFIXES.get(kind, MODEL_SUFFIXES if kind in MODEL_FOLDERS else ())
         found = {
             (Path(where) / name).relative_to(top).as_posix()
@@ -115,26 +115,26 @@ class Folders:
         return sorted(found)
 
     def input_images(self) -> list[str]:
-        """The files directly in input/ whose name says that they are images."""
+        """The files directly in input/ with the suffix of an image."""
         names = [entry.name for entry in os.scandir(self.base / "input") if entry.is_file()]
         return sorted(name for name in names if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
 
     def input_file(self, name: str) -> Path | None:
-        """The file that a LoadImage names, "x.png [temp]" included; None when there is none or it lies outside."""
-        plain, file_type = annotated(name)
+        """The file that a LoadImage names, such as "x.png [temp]"; None if it is missing or outside the folder."""
+        plain, file_type = split_annotation(name)
         top = self.base / (file_type or "input")
-        file = inside(top, plain)
+        file = resolve_inside(top, plain)
         return file if file is not None and file.is_file() else None
 
 
-def annotated(name: str) -> tuple[str, str | None]:
-    """Split "x.png [input]" into the name and the folder type; a plain name has no type."""
+def split_annotation(name: str) -> tuple[str, str | None]:
+    """Split "x.png [input]" into the name and the folder type, which is None for a plain name."""
     match = ANNOTATION.fullmatch(name)
     return (match["name"], match["type"]) if match else (name, None)
 
 
-def inside(top: Path, name: str) -> Path | None:
-    """The absolute path of a name under top, or None when it leads out of it."""
+def resolve_inside(top: Path, name: str) -> Path | None:
+    """The absolute path of a name under `top`; None if it leads out of it."""
     # not Path.resolve: a link inside the folder may lead out of it, as in ComfyUI
     path = Path(os.path.abspath(top / name))  # noqa: PTH100
     return path if path.is_relative_to(top) else None

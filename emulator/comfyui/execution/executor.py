@@ -1,4 +1,4 @@
-"""Runs prompts one after the other: the node cache, the progress messages, the interruption."""
+"""Runs a prompt: the node cache, the progress messages, the interruption."""
 
 import io
 import json
@@ -9,12 +9,12 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from emulator.comfyui.execution.clients import Clients
+from emulator.comfyui.execution.errors import exception_type
 from emulator.comfyui.execution.queue import Entry, Graph, Outcome
-from emulator.comfyui.execution.schedule import Schedule, inputs_of, is_link, signatures
-from emulator.comfyui.execution.validate import type_name
+from emulator.comfyui.execution.schedule import Schedule, inputs_of, is_link, node_signatures
 from emulator.comfyui.folders import Folders
-from emulator.comfyui.nodes.node import Library
-from emulator.comfyui.server.sockets import Hub
+from emulator.comfyui.nodes import NodeClasses, free_memory
 
 PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA = 1, 4
 IMAGE_TYPES = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
@@ -25,24 +25,24 @@ OUT_OF_MEMORY_TIPS = (
 
 
 class Interrupted(Exception):
-    """Someone asked the running prompt to stop."""
+    """The running prompt was asked to stop."""
 
 
 @dataclass(frozen=True)
 class Cached:
-    """What a node gave: its outputs for other nodes, and what it shows to people."""
+    """The result of a node: its outputs for other nodes, and its entry of the history's outputs."""
 
     outputs: tuple[Any, ...]
     shown: dict[str, Any] | None
 
 
 class Executor:
-    """Owns what outlives a prompt: the results of the last one, and the interrupt switch."""
+    """Runs prompts. Keeps the node cache from one prompt to the next, and the interrupt flag."""
 
-    def __init__(self, nodes: Library, folders: Folders, hub: Hub, step_seconds: float) -> None:
+    def __init__(self, nodes: NodeClasses, folders: Folders, clients: Clients, step_seconds: float) -> None:
         self.nodes = nodes
         self.folders = folders
-        self.hub = hub
+        self.clients = clients
         self.step_seconds = step_seconds
         self.cache: dict[str, Cached] = {}
         self.interrupt = threading.Event()
@@ -52,19 +52,24 @@ class Executor:
         run = Run(self, entry)
         try:
             return run.execute()
-        except Exception as exc:  # noqa: BLE001 - a graph that cannot be walked; the real one's worker may die of it
-            return run.failed(exc)
+        except Exception as exc:  # noqa: BLE001 - a cycle, for example; ComfyUI's own worker may end
+            return run.fail(exc)
+
+    def free_memory(self) -> None:
+        """POST /free with `free_memory`."""
+        self.cache.clear()
+        free_memory()
 
 
 class Run:
-    """One prompt on its way; also the context that its nodes get."""
+    """The run of one prompt; also the context of its nodes."""
 
     def __init__(self, executor: Executor, entry: Entry) -> None:
         self.executor = executor
         self.folders = executor.folders
         self.step_seconds = executor.step_seconds
         _, self.prompt_id, graph, self.extra_data, self.outputs = entry
-        # copies, because nodes are annotated with is_changed and /queue shows the originals
+        # copies: the run adds is_changed to nodes, and /queue shows the originals
         self.graph: Graph = {node_id: dict(node) for node_id, node in graph.items()}
         client_id = self.extra_data.get("client_id")
         self.client_id = None if client_id is None else str(client_id)
@@ -76,54 +81,54 @@ class Run:
         self.node_inputs: dict[str, Any] = {}
 
     def execute(self) -> Outcome:
-        hub = self.executor.hub
-        hub.client_id = self.client_id
+        clients = self.executor.clients
+        clients.client_id = self.client_id
         self._record("execution_start", {"prompt_id": self.prompt_id})
-        self._match_cache()
+        self._prune_cache()
         cached = [node_id for node_id in self.graph if self._cached(node_id)]
         self._record("execution_cached", {"nodes": cached, "prompt_id": self.prompt_id})
         status = self._run_nodes()
-        hub.last_node = None
-        # also of nodes that did not run: equal ones share a cached result, which names the first of them
+        clients.last_node = None
+        # includes nodes that did not run: equal nodes share a cached result, which names the first of them
         hits = ((node_id, self._cached(node_id)) for node_id in self.graph)
         shown = {node_id: hit.shown for node_id, hit in hits if hit and hit.shown}
         outputs = {node_id: both["output"] for node_id, both in shown.items()}
         meta = {node_id: both["meta"] for node_id, both in shown.items()}
         return Outcome(status, self.messages, outputs, meta)
 
-    def failed(self, exc: Exception) -> Outcome:
-        """The end of a prompt that was not the fault of one of its nodes."""
+    def fail(self, exc: Exception) -> Outcome:
+        """The outcome of a prompt that failed outside of its nodes."""
         self.node_id = self.node_id or self.outputs[0]
         self._record("execution_error", self._failure(exc))
         return Outcome("error", self.messages)
 
     def progress(self, value: int, total: int, image: tuple[str, bytes] | None = None) -> None:
-        """Context: a step is done."""
+        """Report a step to the clients, with a preview if there is one. Raises Interrupted."""
         self._check_interrupt()
         self._show_progress(value, total, "running", send=False)
-        with_metadata = image is not None and self.executor.hub.wants_metadata(self.client_id)
-        self._send("progress_state", self._progress_state(), everybody_without_client=True)
+        with_metadata = image is not None and self.executor.clients.wants_metadata(self.client_id)
+        self._send("progress_state", self._progress_state(), to_all_without_client=True)
         if image is not None and with_metadata:
-            self.executor.hub.post_bytes(self._frame_with_metadata(*image), self.client_id)
+            self.executor.clients.post_bytes(self._frame_with_metadata(*image), self.client_id)
         step = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
-        self._send("progress", step, everybody_without_client=True)
+        self._send("progress", step, to_all_without_client=True)
         if image is not None and not with_metadata:
             frame = struct.pack(">II", PREVIEW_IMAGE, IMAGE_TYPES[image[0]][0]) + image[1]
-            self.executor.hub.post_bytes(frame, self.client_id)
+            self.executor.clients.post_bytes(frame, self.client_id)
 
     def pause(self, seconds: float) -> None:
-        """Context: let time pass."""
+        """Wait. Raises Interrupted as soon as the prompt is interrupted."""
         self.executor.interrupt.wait(seconds)
         self._check_interrupt()
 
-    def _match_cache(self) -> None:
-        """Sign every node, and keep only those results that this prompt can use."""
+    def _prune_cache(self) -> None:
+        """Compute the signatures, and drop the cached results that this prompt does not use."""
         for node in self.graph.values():
             inputs = {name: value for name, value in inputs_of(node).items() if not is_link(value)}
             changed = self.executor.nodes[node["class_type"]].is_changed(self.folders, inputs)
             if changed is not None:
                 node["is_changed"] = [changed]
-        self.signatures = signatures(self.graph)
+        self.signatures = node_signatures(self.graph)
         wanted = set(self.signatures.values())
         self.executor.cache = {key: hit for key, hit in self.executor.cache.items() if key in wanted}
 
@@ -141,7 +146,7 @@ class Run:
                 facts = {"prompt_id": self.prompt_id, "node_id": node_id, "node_type": self._class_type()}
                 self._record("execution_interrupted", {**facts, "executed": self.executed}, broadcast=True)
                 return "error"
-            except Exception as exc:  # noqa: BLE001 - a node may raise anything; its prompt fails, the worker lives on
+            except Exception as exc:  # noqa: BLE001 - a node may raise anything; only its prompt fails
                 self._record("execution_error", self._failure(exc))
                 return "error"
         self._record("execution_success", {"prompt_id": self.prompt_id})
@@ -157,7 +162,7 @@ class Run:
             return
         self._show_progress(0.0, 1.0, "running")
         if self.client_id is not None:
-            self.executor.hub.last_node = node_id
+            self.executor.clients.last_node = node_id
         self._send("executing", {**names, "prompt_id": self.prompt_id})
         outputs, ui = self._call(node_id)
         shown = None
@@ -167,10 +172,10 @@ class Run:
             self._send("executed", {**names, "output": ui, "prompt_id": self.prompt_id})
         self.executor.cache[self.signatures[node_id]] = Cached(outputs, shown)
         self.executed.append(node_id)
-        self._show_progress(*self._at_end(), "finished")
+        self._show_progress(*self._final_progress(), "finished")
 
     def _call(self, node_id: str) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
-        """Run one node; what it returns is its outputs, or a dict with "ui" for people and "result" for nodes."""
+        """Run one node. It returns a tuple of outputs, or a dict with "result" and "ui"."""
         cls = self.executor.nodes[self.graph[node_id]["class_type"]]
         self.node_inputs = self._gather(node_id)
         self._check_interrupt()
@@ -180,7 +185,7 @@ class Run:
         return returned, None
 
     def _gather(self, node_id: str) -> dict[str, Any]:
-        """A node's arguments: values that it declares, the results behind all of its links, hidden facts."""
+        """A node's arguments: its declared values, the results behind its links, and its hidden inputs."""
         cls = self.executor.nodes[self.graph[node_id]["class_type"]]
         known = {**cls.required, **cls.optional}
         arguments: dict[str, Any] = {}
@@ -201,9 +206,9 @@ class Run:
             "node_type": self._class_type(),
             "executed": self.executed,
             "exception_message": f"{exc}\n{tips}",
-            "exception_type": type_name(exc),
+            "exception_type": exception_type(exc),
             "traceback": traceback.format_tb(exc.__traceback__),
-            "current_inputs": {name: [_printable(value)] for name, value in self.node_inputs.items()},
+            "current_inputs": {name: [_to_json_value(value)] for name, value in self.node_inputs.items()},
             "current_outputs": list(self.graph),
         }
 
@@ -218,7 +223,7 @@ class Run:
     def _class_type(self) -> str:
         return str(self.graph[self.node_id]["class_type"])
 
-    def _at_end(self) -> tuple[float, float]:
+    def _final_progress(self) -> tuple[float, float]:
         total = self.progress_of[self.node_id]["max"]
         return total, total
 
@@ -234,7 +239,7 @@ class Run:
             "real_node_id": self.node_id,
         }
         if send:
-            self._send("progress_state", self._progress_state(), everybody_without_client=True)
+            self._send("progress_state", self._progress_state(), to_all_without_client=True)
 
     def _progress_state(self) -> dict[str, Any]:
         return {"prompt_id": self.prompt_id, "nodes": self.progress_of}
@@ -256,16 +261,16 @@ class Run:
         return frame.getvalue()
 
     def _record(self, event: str, facts: dict[str, Any], *, broadcast: bool = False) -> None:
-        """Send a message that the history keeps as well."""
+        """Send a message, and keep it for the history."""
         data = {**facts, "timestamp": int(time.time() * 1000)}
         self.messages.append((event, data))
-        self._send(event, data, everybody_without_client=broadcast)
+        self._send(event, data, to_all_without_client=broadcast)
 
-    def _send(self, event: str, data: dict[str, Any], *, everybody_without_client: bool = False) -> None:
-        """To the prompt's client; a prompt without one tells everybody, or nobody, depending on the event."""
-        if self.client_id is not None or everybody_without_client:
-            self.executor.hub.post(event, data, self.client_id)
+    def _send(self, event: str, data: dict[str, Any], *, to_all_without_client: bool = False) -> None:
+        """Send to the prompt's client. Without a client the event goes to all, or to nobody."""
+        if self.client_id is not None or to_all_without_client:
+            self.executor.clients.post(event, data, self.client_id)
 
 
-def _printable(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | str) else str(value)

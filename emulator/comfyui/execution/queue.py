@@ -1,4 +1,4 @@
-"""The queue of prompts and the history of those that ran: all that the server remembers."""
+"""The queue of prompts and the history."""
 
 import copy
 import heapq
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
-# (number, prompt_id, graph, extra_data, outputs_to_execute): the shape that /queue and /history show
+# (number, prompt_id, graph, extra_data, outputs_to_execute), as /queue and /history show it
 Entry = tuple[float, str, Graph, dict[str, Any], list[str]]
 
 MAX_HISTORY = 10_000
@@ -26,10 +26,10 @@ class Outcome:
 
 
 class PromptQueue:
-    """Waiting, running and finished prompts; safe to use from any thread."""
+    """Pending, running and finished prompts. All methods are thread-safe; `on_change` is called on each change."""
 
     def __init__(self) -> None:
-        self.announce: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self._heap: list[Entry] = []
         self._running: dict[int, Entry] = {}
         self._history: dict[str, dict[str, Any]] = {}
@@ -41,19 +41,19 @@ class PromptQueue:
     def put(self, entry: Entry) -> None:
         """Queue a prompt.
 
-        Entries of one number and one id make the heap compare graphs, which raises TypeError with the entry already
-        inside. The real server has the same fault: the POST answers 500, yet the prompt runs; with three such entries
-        its worker dies. Clients must be able to meet that here, too. Raises RecursionError for what is nested too deep to be
-        copied; the real one's worker dies of that.
+        Two entries with the same number and id make the heap compare their graphs. That raises TypeError after the entry
+        was added: POST answers 500, but the prompt runs. Three such entries end the worker. ComfyUI has this bug, so
+        clients must meet it here as well. Raises RecursionError for a graph that is too deep to be copied; in ComfyUI
+        it ends the worker.
         """
         copy.deepcopy(entry)
         with self._lock:
             heapq.heappush(self._heap, entry)
-            self.announce()
+            self.on_change()
             self._wake.notify()
 
     def take(self) -> tuple[int, Entry] | None:
-        """The next prompt to run; None when there is a flag to look at instead."""
+        """Wait for the next prompt to run. None means that a flag was set instead."""
         with self._wake:
             while not self._heap and not self._flags:
                 self._wake.wait()
@@ -62,12 +62,12 @@ class PromptQueue:
             entry = heapq.heappop(self._heap)
             self._count += 1
             self._running[self._count] = copy.deepcopy(entry)
-            self.announce()
+            self.on_change()
             return self._count, entry
 
-    def done(self, ticket: int, outcome: Outcome) -> None:
+    def finish(self, item_id: int, outcome: Outcome) -> None:
         with self._lock:
-            entry = self._running.pop(ticket)
+            entry = self._running.pop(item_id)
             if len(self._history) >= MAX_HISTORY:
                 self._history.pop(next(iter(self._history)))
             for secret in SECRETS:
@@ -82,10 +82,10 @@ class PromptQueue:
                 },
                 "meta": outcome.meta,
             }
-            self.announce()
+            self.on_change()
 
-    def raise_flag(self, flag: str) -> None:
-        """Leave a word for the worker, which looks after the current prompt."""
+    def set_flag(self, flag: str) -> None:
+        """Set a flag that the worker reads after the current prompt."""
         with self._lock:
             self._flags.add(flag)
             self._wake.notify()
@@ -100,37 +100,37 @@ class PromptQueue:
             return {"exec_info": {"queue_remaining": len(self._heap) + len(self._running)}}
 
     def listing(self) -> tuple[list[Entry], list[Entry]]:
-        """The running and the waiting prompts; the latter as a heap, so not in the order of execution."""
+        """The running and the pending prompts; the pending ones are a heap, not in the order of execution."""
         with self._lock:
             return list(self._running.values()), list(self._heap)
 
     def delete(self, prompt_id: str) -> None:
-        """Take one waiting prompt out; nobody but the queue counter hears of it."""
+        """Remove a pending prompt. Its client gets no message, except for the new queue size."""
         with self._lock:
             for index, entry in enumerate(self._heap):
                 if entry[1] == prompt_id:
                     del self._heap[index]
                     heapq.heapify(self._heap)
-                    self.announce()
+                    self.on_change()
                     return
 
     def clear(self) -> None:
         with self._lock:
             self._heap.clear()
-            self.announce()
+            self.on_change()
 
     def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
-        """The newest `max_items`, or a page counted from the oldest; oldest first."""
+        """The newest `max_items` entries, or a page that starts at `offset`; oldest first."""
         with self._lock:
             entries = list(self._history.items())
         start = offset
         if offset < 0:
             start = len(entries) - max_items if max_items is not None else 0
         page = entries[max(start, 0) :]
-        # ComfyUI stops after the entry that fills the page, so a negative or zero limit only works without an offset
+        # ComfyUI stops after the entry that fills the page, so with an offset a limit below 1 gives one entry
         return dict(page if max_items is None or start < 0 else page[: max(max_items, 1)])
 
-    def finished(self, prompt_id: str) -> dict[str, Any]:
+    def history_entry(self, prompt_id: str) -> dict[str, Any]:
         with self._lock:
             return {prompt_id: self._history[prompt_id]} if prompt_id in self._history else {}
 
@@ -138,6 +138,6 @@ class PromptQueue:
         with self._lock:
             self._history.pop(prompt_id, None)
 
-    def forget_all(self) -> None:
+    def clear_history(self) -> None:
         with self._lock:
             self._history.clear()

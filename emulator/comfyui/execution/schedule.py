@@ -1,4 +1,4 @@
-"""In which order the nodes of a graph run, and what makes two nodes the same to the cache."""
+"""The order in which nodes run, and the signatures that the cache uses as keys."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ def is_link(value: Any) -> bool:
 
 
 def inputs_of(node: dict[str, Any]) -> dict[str, Any]:
-    """A node's inputs; a node that no output needs is not validated, so it may have none."""
+    """A node's inputs. A node that no output needs is not validated, so they may be missing."""
     inputs = node.get("inputs")
     return inputs if isinstance(inputs, dict) else {}
 
 
-def signatures(graph: Graph) -> dict[str, str]:
-    """A text for each node that is equal for nodes with equal classes, values and sources."""
+def node_signatures(graph: Graph) -> dict[str, str]:
+    """Node id to a hash that is equal for nodes of the same class, values and sources."""
     found: dict[str, str] = {}
 
     def signature(node_id: str) -> str:
@@ -38,7 +38,7 @@ def signatures(graph: Graph) -> dict[str, str]:
             found[node_id] = hashlib.sha256(text.encode()).hexdigest()
         return found[node_id]
 
-    # A link that leads in a circle can hang on a part of the graph that no output needs.
+    # a cycle may be in a part of the graph that no output needs
     for node_id in graph:
         try:
             signature(node_id)
@@ -48,22 +48,22 @@ def signatures(graph: Graph) -> dict[str, str]:
 
 
 class DependencyCycleError(Exception):
-    """Links lead in a circle, through inputs that the validation does not look at."""
+    """The links form a cycle, through inputs that the validation ignores."""
 
 
 class Schedule:
-    """The nodes that the outputs need and the cache lacks, each after what it needs."""
+    """The nodes that the outputs need and that are not cached, in topological order."""
 
     def __init__(self, graph: Graph, is_output: Callable[[str], bool], is_cached: Callable[[str], bool]) -> None:
         self.graph = graph
         self.is_output = is_output
         self.is_cached = is_cached
-        # node -> the nodes that wait for it, and node -> how many it still waits for
+        # node to the nodes that depend on it, and node to its unfinished dependencies
         self.blocking: dict[str, set[str]] = {}
         self.waits_for: dict[str, set[str]] = {}
 
     def run(self, outputs: Iterable[str]) -> Iterator[str]:
-        """Yield the next node; the one before is done when the caller asks again."""
+        """Yield the next node. The caller asks again when that node is done."""
         for output in outputs:
             self._add(output)
         while self.waits_for:
@@ -93,7 +93,7 @@ class Schedule:
             self.blocking[source].add(node_id)
 
     def _pick(self, ready: list[str]) -> str:
-        """Outputs first, then what brings an output nearer: people like to see something."""
+        """Prefer outputs, then nodes close to an output, so that results show early."""
         reach = [{node_id} for node_id in ready]
         for _ in range(3):
             for node_id, nodes in zip(ready, reach, strict=True):

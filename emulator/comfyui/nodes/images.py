@@ -1,6 +1,6 @@
-"""The nodes that load, make and change pictures. An IMAGE is a tuple of Pillow pictures of one size."""
+"""Nodes that load, create and edit images. An IMAGE is a tuple of Pillow images of one size."""
 
-# ruff: noqa: RUF012 - a node declares its inputs on the class, and takes those that it ignores
+# ruff: noqa: RUF012 - a node declares its inputs as class attributes, and may ignore some
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ class ImageScale(Node):
         if width == 0 and height == 0:
             return (image,)
         old = image[0]
-        # 0 means: as the other side demands
+        # 0 keeps the aspect ratio
         size = (
             width or max(1, round(old.width * height / old.height)),
             height or max(1, round(old.height * width / old.width)),
@@ -139,23 +139,23 @@ class ImageResizePlus(Node):
         multiple_of: int = 0,
     ) -> tuple[Images, int, int]:
         old = image[0].size
-        target = _target(old, (width, height), method)
+        target = _target_size(old, (width, height), method)
         pictures: Images = image
         if _applies(condition, old, target):
-            pictures = tuple(_resized(picture, target, method, FILTERS[interpolation]) for picture in image)
-        pictures = tuple(_multiple(picture, multiple_of) for picture in pictures)
+            pictures = tuple(_resize(picture, target, method, FILTERS[interpolation]) for picture in image)
+        pictures = tuple(_crop_to_multiple(picture, multiple_of) for picture in pictures)
         return pictures, pictures[0].width, pictures[0].height
 
 
 def _mask(frame: Image.Image) -> Image.Image:
-    """Opaque is 0, as in ComfyUI; a picture without alpha has a small empty mask."""
+    """The mask of an image, 0 where it is opaque, as in ComfyUI. Without alpha it is small and empty."""
     if "A" not in frame.getbands():
         return Image.new("L", (64, 64), 0)
     return ImageChops.invert(frame.getchannel("A"))
 
 
-def _target(old: tuple[int, int], wanted: tuple[int, int], method: str) -> tuple[int, int]:
-    """The size to aim at; a side of 0 is free when proportions are kept, and unchanged otherwise."""
+def _target_size(old: tuple[int, int], wanted: tuple[int, int], method: str) -> tuple[int, int]:
+    """The size to scale to. A side of 0 follows from the aspect ratio if that is kept; otherwise it stays as it is."""
     if method != "keep proportion":
         return wanted[0] or old[0], wanted[1] or old[1]
     if wanted == (0, 0):
@@ -175,7 +175,7 @@ def _applies(condition: str, old: tuple[int, int], new: tuple[int, int]) -> bool
     }[condition]
 
 
-def _resized(picture: Image.Image, size: tuple[int, int], method: str, resample: Image.Resampling) -> Image.Image:
+def _resize(picture: Image.Image, size: tuple[int, int], method: str, resample: Image.Resampling) -> Image.Image:
     if method == "fill / crop":
         return ImageOps.fit(picture, size, resample)
     if method == "pad":
@@ -183,8 +183,8 @@ def _resized(picture: Image.Image, size: tuple[int, int], method: str, resample:
     return picture.resize(size, resample)
 
 
-def _multiple(picture: Image.Image, multiple_of: int) -> Image.Image:
-    """Cut evenly from the edges until both sides are multiples."""
+def _crop_to_multiple(picture: Image.Image, multiple_of: int) -> Image.Image:
+    """Crop evenly so that both sides are multiples."""
     if multiple_of < 2:
         return picture
     width, height = (max(side // multiple_of, 1) * multiple_of for side in picture.size)

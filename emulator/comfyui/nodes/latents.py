@@ -1,6 +1,6 @@
-"""The nodes that make, sample, decode and encode latents; a latent only describes what to draw."""
+"""Nodes that create, sample, decode and encode latents. A latent describes what to draw."""
 
-# ruff: noqa: ARG002, RUF012 - a node declares its inputs on the class, and takes those that it ignores
+# ruff: noqa: ARG002, RUF012 - a node declares its inputs as class attributes, and may ignore some
 
 import dataclasses
 from collections.abc import Sequence
@@ -71,13 +71,13 @@ GREY = (127, 127, 127)
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """What VAEDecode draws; `base` are the pictures that it starts from, in img2img."""
+    """What VAEDecode draws. `base` are the source images of img2img."""
 
     width: int
     height: int
     batch: int
     base: tuple[Image.Image, ...] = ()
-    sampled: draw.Wish | None = None
+    sampled: draw.Sampling | None = None
     denoise: float = 1.0
 
 
@@ -116,7 +116,7 @@ class EmptyLatentImage(Node):
     description = "Create a new batch of empty latent images to be denoised via sampling."
 
     def generate(self, width: int, height: int, batch_size: int = 1) -> tuple[dict[str, Latent]]:
-        return (empty(width, height, batch_size),)
+        return (empty_latent(width, height, batch_size),)
 
 
 class EmptySD3LatentImage(Node):
@@ -134,7 +134,7 @@ class EmptySD3LatentImage(Node):
     extra_info = NEW_STYLE
 
     def execute(self, width: int, height: int, batch_size: int = 1) -> tuple[dict[str, Latent]]:
-        return (empty(width, height, batch_size),)
+        return (empty_latent(width, height, batch_size),)
 
 
 class KSampler(Node):
@@ -222,14 +222,14 @@ class KSampler(Node):
         for step in range(steps):
             self.context.pause(self.context.step_seconds)
             self.context.progress(step + 1, steps)
-        wish = draw.Wish(
+        sampling = draw.Sampling(
             prompt=positive.text,
             negative=negative.text,
             seed=seed,
             steps=steps,
             settings=f"{model} {positive.guidance} {cfg} {sampler_name} {scheduler}",
         )
-        return ({"samples": dataclasses.replace(latent, sampled=wish, denoise=denoise)},)
+        return ({"samples": dataclasses.replace(latent, sampled=sampling, denoise=denoise)},)
 
 
 class VAEDecode(Node):
@@ -253,7 +253,7 @@ class VAEDecode(Node):
         base = latent.base[index] if latent.base else None
         if latent.sampled is None:
             return base or Image.new("RGB", size, GREY)
-        return draw.picture(latent.sampled, size, index, base, latent.denoise)
+        return draw.draw_picture(latent.sampled, size, index, base, latent.denoise)
 
 
 class VAEEncode(Node):
@@ -264,13 +264,13 @@ class VAEEncode(Node):
     display_name = "VAE Encode"
 
     def encode(self, vae: Model, pixels: Sequence[Image.Image]) -> tuple[dict[str, Latent]]:
-        latent = empty(*pixels[0].size, len(pixels))["samples"]
+        latent = empty_latent(*pixels[0].size, len(pixels))["samples"]
         left, top = (pixels[0].width - latent.width) // 2, (pixels[0].height - latent.height) // 2
         box = (left, top, left + latent.width, top + latent.height)
         base = tuple(picture.convert("RGB").crop(box) for picture in pixels)
         return ({"samples": dataclasses.replace(latent, base=base)},)
 
 
-def empty(width: int, height: int, batch: int) -> dict[str, Latent]:
-    """A latent has an eighth of the picture's resolution, so pictures come in multiples of 8 pixels."""
+def empty_latent(width: int, height: int, batch: int) -> dict[str, Latent]:
+    """A latent has 1/8 of the image's resolution, so the size is rounded down to multiples of 8."""
     return {"samples": Latent(max(width // 8, 1) * 8, max(height // 8, 1) * 8, batch)}

@@ -1,6 +1,6 @@
-"""The nodes that load models and read prompts; models and conditionings are small descriptions here."""
+"""Nodes that load models and encode prompts. Models and conditionings are only descriptions."""
 
-# ruff: noqa: ARG002, RUF012 - a node declares its inputs on the class, and takes those that it ignores
+# ruff: noqa: ARG002, RUF012 - a node declares its inputs as class attributes, and may ignore some
 
 import dataclasses
 

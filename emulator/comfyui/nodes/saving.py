@@ -1,6 +1,6 @@
-"""The nodes whose output leaves the graph: files, previews, frames on the socket, text."""
+"""Output nodes: they save files, send previews and frames, and show text."""
 
-# ruff: noqa: RUF012 - a node declares its inputs on the class, and takes those that it ignores
+# ruff: noqa: RUF012 - a node declares its inputs as class attributes, and may ignore some
 
 import io
 import json
@@ -14,13 +14,13 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from emulator.comfyui.folders import inside
+from emulator.comfyui.folders import resolve_inside
 from emulator.comfyui.nodes.node import Node
 
 Images = Sequence[Image.Image]
 Graph = Mapping[str, Any]
 
-PNG_FACTS = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+PNG_METADATA = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 PREFIX_TIP = (
     "The prefix for the file to save. This may include formatting information such as %date:yyyy-MM-dd% or "
     "%Empty Latent Image.width% to include values from nodes."
@@ -35,7 +35,7 @@ class SaveImage(Node):
         "images": ("IMAGE", {"tooltip": "The images to save."}),
         "filename_prefix": ("STRING", {"default": "ComfyUI", "tooltip": PREFIX_TIP}),
     }
-    hidden = PNG_FACTS
+    hidden = PNG_METADATA
     category = "image"
     display_name = "Save Image"
     description = "Saves the input images to your ComfyUI output directory."
@@ -54,7 +54,7 @@ class SaveImage(Node):
 class PreviewImage(Node):
     function = "save_images"
     required = {"images": ("IMAGE",)}
-    hidden = PNG_FACTS
+    hidden = PNG_METADATA
     category = "image"
     display_name = "Preview Image"
     description = "Saves the input images to your ComfyUI output directory."
@@ -93,7 +93,7 @@ class SaveAnimatedWEBP(Node):
         "quality": ("INT", {"default": 80, "min": 0, "max": 100}),
         "method": (list(WEBP_METHODS),),
     }
-    hidden = PNG_FACTS
+    hidden = PNG_METADATA
     category = "image/animation"
     output_node = True
     python_module = "comfy_extras.nodes_images"
@@ -110,7 +110,7 @@ class SaveAnimatedWEBP(Node):
         extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         top = self.context.folders.base / "output"
-        folder, name, counter, subfolder = free_name(top, filename_prefix, images[0].size)
+        folder, name, counter, subfolder = save_image_path(top, filename_prefix, images[0].size)
         file = f"{name}_{counter:05}_.webp"
         images[0].save(
             folder / file,
@@ -147,13 +147,13 @@ def save_pngs(
     prompt: Graph | None,
     extra_pnginfo: Mapping[str, Any] | None,
 ) -> list[dict[str, str]]:
-    """Save a batch with the graph inside; returns what the ui shows."""
+    """Save a batch, with the graph as metadata; returns the entries of `ui`."""
     info = PngInfo()
     for key, value in {"prompt": prompt, **(extra_pnginfo or {})}.items():
         if value is not None:
             info.add_text(key, json.dumps(value))
     top = node.context.folders.base / file_type
-    folder, name, counter, subfolder = free_name(top, prefix, images[0].size)
+    folder, name, counter, subfolder = save_image_path(top, prefix, images[0].size)
     saved = []
     for number, picture in enumerate(images):
         file = f"{name.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
@@ -162,26 +162,26 @@ def save_pngs(
     return saved
 
 
-def free_name(top: Path, prefix: str, size: tuple[int, int]) -> tuple[Path, str, int, str]:
-    """Where the next file of a prefix goes: (folder, name, counter, subfolder); makes the folder.
+def save_image_path(top: Path, prefix: str, size: tuple[int, int]) -> tuple[Path, str, int, str]:
+    """Where the next file of a prefix goes: (folder, name, counter, subfolder). Creates the folder.
 
-    The counter is one more than the highest on disk, so the name of a deleted last file is given again.
+    The counter is one more than the highest on disk, so it reuses the number of a deleted last file.
     """
-    filled = os.path.normpath(_filled(prefix, size))
+    filled = os.path.normpath(_expand_tokens(prefix, size))
     subfolder, name = os.path.split(filled)
-    folder = inside(top, subfolder)
+    folder = resolve_inside(top, subfolder)
     if folder is None:
-        # a bare Exception like the real one's, because clients see its name
+        # a plain Exception as in ComfyUI, because clients see its class
         raise Exception(
             "**** ERROR: Saving image outside the output folder is not allowed."
             f"\n full_output_folder: {top / subfolder}\n         output_dir: {top}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    present = [_counter(entry.name, name) for entry in os.scandir(folder)]
+    present = [_parse_counter(entry.name, name) for entry in os.scandir(folder)]
     return folder, name, max(present, default=0) + 1, subfolder
 
 
-def _filled(prefix: str, size: tuple[int, int]) -> str:
+def _expand_tokens(prefix: str, size: tuple[int, int]) -> str:
     now = time.localtime()
     tokens = {token: time.strftime(form, now) for token, form in TIME_TOKENS.items()}
     for token, value in {**tokens, "%width%": str(size[0]), "%height%": str(size[1])}.items():
@@ -189,8 +189,8 @@ def _filled(prefix: str, size: tuple[int, int]) -> str:
     return prefix
 
 
-def _counter(file: str, name: str) -> int:
-    """The number in "name_00012_.png"; 0 for a file of another name, or without a number."""
+def _parse_counter(file: str, name: str) -> int:
+    """The number in "name_00012_.png"; 0 for other names."""
     if os.path.normcase(file[: len(name) + 1]) != os.path.normcase(f"{name}_"):
         return 0
     digits = file[len(name) + 1 :].split("_")[0]

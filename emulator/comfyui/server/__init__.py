@@ -1,1 +1,5 @@
-"""The stand-in's HTTP and websocket side."""
+"""ComfyUI's HTTP routes and websockets. Imported by `python -m emulator.comfyui` alone."""
+
+from emulator.comfyui.server.app import create_app
+
+__all__ = ["create_app"]

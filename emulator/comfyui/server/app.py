@@ -1,6 +1,6 @@
-"""Every route of the stand-in, on one screen each: the wire side of ComfyUI's server.py."""
+"""The routes, as in ComfyUI's server.py."""
 
-# ruff: noqa: ARG001, ARG002 - every endpoint takes the request
+# ruff: noqa: ARG001, ARG002 - each endpoint takes the request
 
 import json
 import logging
@@ -18,22 +18,22 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from emulator.comfyui.execution.validate import problem, validate
-from emulator.comfyui.execution.worker import FREE_MEMORY
-from emulator.comfyui.nodes.node import object_info
-from emulator.comfyui.server import files
+from emulator.comfyui.execution import FREE_MEMORY, validate, validation_error
+from emulator.comfyui.nodes import object_info
 from emulator.comfyui.server.faults import FAULTS
 from emulator.comfyui.server.middleware import RequestGuard
-from emulator.comfyui.server.server import Server
+from emulator.comfyui.server.prompt_server import PromptServer
 from emulator.comfyui.server.sockets import FEATURES
+from emulator.comfyui.server.uploads import store_image, store_mask
+from emulator.comfyui.server.view import view_file
 
 logger = logging.getLogger(__name__)
 
-TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
-# what bad requests raise in code that trusts them, as ComfyUI's does
-MISHAPS = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
+INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
+# ComfyUI does not check its input; an invalid request raises one of these and is answered with 500
+UNHANDLED_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
 PAGE = "<!doctype html><title>ComfyUI stand-in</title><p>A stand-in for ComfyUI: it draws pictures and runs no model."
-# what the front end asks for, and what an empty installation answers
+# the front end's requests, with the answers of an empty installation
 CONSTANTS: dict[str, Any] = {
     "/features": FEATURES,
     "/extensions": [],
@@ -56,7 +56,7 @@ class Json(Response):
 
 
 def create_app(base: Path, step_seconds: float, extra_model_paths: Iterable[Path] = ()) -> Starlette:
-    server = Server(base, step_seconds, extra_model_paths)
+    server = PromptServer(base, step_seconds, extra_model_paths)
     api = Api(server)
     routes = api.routes()
     faults = Route("/emulator/{name}", api.fault, methods=["POST"])
@@ -64,7 +64,7 @@ def create_app(base: Path, step_seconds: float, extra_model_paths: Iterable[Path
     app = Starlette(
         routes=[Mount("/api", app=Router(routes, redirect_slashes=False)), *routes, internal, faults],
         middleware=[Middleware(RequestGuard)],
-        exception_handlers={404: no_route, 405: no_route, **dict.fromkeys(MISHAPS, trouble)},
+        exception_handlers={404: not_found, 405: not_found, **dict.fromkeys(UNHANDLED_ERRORS, internal_error)},
         lifespan=lambda _: server.running(),
     )
     app.router.redirect_slashes = False
@@ -72,7 +72,7 @@ def create_app(base: Path, step_seconds: float, extra_model_paths: Iterable[Path
 
 
 class Api:
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: PromptServer) -> None:
         self.server = server
         self.prompts = server.prompts
         self.folders = server.folders
@@ -99,10 +99,10 @@ class Api:
             ("GET", "/models/{folder}"): self.models,
             ("GET", "/embeddings"): self.embeddings,
             ("GET", "/system_stats"): self.system_stats,
-            ("GET", "/ws"): self.no_upgrade,
+            ("GET", "/ws"): self.websocket_without_upgrade,
         }
         http = [Route(path, endpoint, methods=[method]) for (method, path), endpoint in table.items()]
-        constants = [Route(path, constant(answer), methods=["GET"]) for path, answer in CONSTANTS.items()]
+        constants = [Route(path, constant_endpoint(answer), methods=["GET"]) for path, answer in CONSTANTS.items()]
         return [*http, *constants, WebSocketRoute("/ws", self.websocket)]
 
     async def page(self, request: Request) -> Response:
@@ -113,13 +113,13 @@ class Api:
 
     async def post_prompt(self, request: Request) -> Response:
         body = json.loads(await request.body())
-        self.server.hub.reached("post")
+        self.server.hub.drop_if_at("post")
         if "number" in body:
             number: float = float(body["number"])
         else:
             number = self.server.next_number(front="front" in body and bool(body["front"]))
         if "prompt" not in body:
-            error = problem("no_prompt", "No prompt provided", "No prompt provided")
+            error = validation_error("no_prompt", "No prompt provided", "No prompt provided")
             return Json({"error": error, "node_errors": {}}, 400)
         graph = body["prompt"]
         prompt_id = str(body.get("prompt_id", uuid.uuid4()))
@@ -130,7 +130,7 @@ class Api:
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
         self.prompts.put((number, prompt_id, graph, extra_data, checked.outputs))
-        self.server.hub.reached("queued")
+        self.server.hub.drop_if_at("queued")
         return Json({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
 
     async def get_queue(self, request: Request) -> Response:
@@ -159,7 +159,7 @@ class Api:
     async def free(self, request: Request) -> Response:
         body = json.loads(await request.body())
         if body.get("free_memory"):
-            self.prompts.raise_flag(FREE_MEMORY)
+            self.prompts.set_flag(FREE_MEMORY)
         return Response()
 
     async def get_history(self, request: Request) -> Response:
@@ -170,25 +170,25 @@ class Api:
     async def post_history(self, request: Request) -> Response:
         body = json.loads(await request.body())
         if body.get("clear"):
-            self.prompts.forget_all()
+            self.prompts.clear_history()
         for prompt_id in body.get("delete", []):
             self.prompts.forget(prompt_id)
         return Response()
 
     async def get_history_entry(self, request: Request) -> Response:
-        return Json(self.prompts.finished(last_segment(request)))
+        return Json(self.prompts.history_entry(decode_last_segment(request)))
 
     async def view(self, request: Request) -> Response:
-        return await files.view(request, self.folders)
+        return await view_file(request, self.folders)
 
     async def upload_image(self, request: Request) -> Response:
         async with request.form() as form:
-            stored = await files.store_image(form, self.folders)
+            stored = await store_image(form, self.folders)
         return Response(status_code=400) if stored is None else Json(stored)
 
     async def upload_mask(self, request: Request) -> Response:
         async with request.form() as form:
-            stored = await files.store_mask(form, self.folders)
+            stored = await store_mask(form, self.folders)
         return Response(status_code=400) if stored is None else Json(stored)
 
     async def all_object_info(self, request: Request) -> Response:
@@ -196,7 +196,7 @@ class Api:
         return Json({class_type: object_info(class_type, cls, self.folders) for class_type, cls in nodes})
 
     async def one_object_info(self, request: Request) -> Response:
-        class_type = last_segment(request)
+        class_type = decode_last_segment(request)
         cls = self.server.nodes.get(class_type)
         return Json({} if cls is None else {class_type: object_info(class_type, cls, self.folders)})
 
@@ -214,9 +214,9 @@ class Api:
         return Json([name.rpartition(".")[0] for name in self.folders.models("embeddings")])
 
     async def system_stats(self, request: Request) -> Response:
-        return Json(self.server.stats())
+        return Json(self.server.system_stats())
 
-    async def no_upgrade(self, request: Request) -> Response:
+    async def websocket_without_upgrade(self, request: Request) -> Response:
         return PlainTextResponse('No WebSocket UPGRADE hdr: None\n Can "Upgrade" only to "WebSocket".', 400)
 
     async def websocket(self, websocket: WebSocket) -> None:
@@ -228,26 +228,26 @@ class Api:
         return Json(FAULTS[name](self.server, **arguments)) if name in FAULTS else Response(status_code=404)
 
 
-def constant(answer: Any) -> Endpoint:
+def constant_endpoint(answer: Any) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         return Json(answer)
 
     return endpoint
 
 
-def last_segment(request: Request) -> str:
-    """The last part of the path, decoded only now: an id may hold a "/" that was sent as %2F."""
+def decode_last_segment(request: Request) -> str:
+    """The last part of the path. It is decoded here, because an id may contain a "/", sent as %2F."""
     raw: bytes = request.scope["raw_path"]
     return urllib.parse.unquote(raw.partition(b"?")[0].rpartition(b"/")[2].decode())
 
 
-async def no_route(request: Request, exc: Exception) -> Response:
-    """GET falls through to the static files of the front end; other methods find a path without their route."""
+async def not_found(request: Request, exc: Exception) -> Response:
+    """As in ComfyUI: 404 for a GET, which looks for a static file; 405 for other methods."""
     if request.method in ("GET", "HEAD"):
         return Response(status_code=404, media_type="application/octet-stream")
     return PlainTextResponse("405: Method Not Allowed", 405)
 
 
-async def trouble(request: Request, exc: Exception) -> Response:
+async def internal_error(request: Request, exc: Exception) -> Response:
     logger.warning("%s %s: %r", request.method, request.url.path, exc)
-    return PlainTextResponse(TROUBLE, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return PlainTextResponse(INTERNAL_ERROR, HTTPStatus.INTERNAL_SERVER_ERROR)

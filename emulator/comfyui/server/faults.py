@@ -1,4 +1,4 @@
-"""Faults that tests can cause: POST /emulator/<name>, with their arguments as JSON. One more fault is one more row."""
+"""Faults that tests can inject: POST /emulator/<name>, with the arguments as JSON."""
 
 import json
 import os
@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from emulator.comfyui.server.server import Server
+from emulator.comfyui.server.prompt_server import PromptServer
 
 Fault = Callable[..., dict[str, Any]]
 
 PREVIEW_MB = 20
 
 
-def drop_sockets(server: Server, at: str = "") -> dict[str, Any]:
-    """The network goes away: every websocket is cut without a close frame. Prompts run on.
+def drop_sockets(server: PromptServer, at: str = "") -> dict[str, Any]:
+    """Cut every websocket without a close frame. Prompts run on.
 
-    `at` puts it off until a prompt is about to be taken ("post") or has been ("queued"), or until a message of this type is
+    `at` delays it until a prompt is about to be queued ("post"), has been queued ("queued"), or a message of that type is
     about to be sent.
     """
     if at:
@@ -25,14 +25,14 @@ def drop_sockets(server: Server, at: str = "") -> dict[str, Any]:
     return {"dropped": server.hub.drop_all()}
 
 
-def refuse_sockets(server: Server, *, refuse: bool = True) -> dict[str, Any]:
-    """Nobody gets a websocket any more."""
-    server.hub.refuses = refuse
+def refuse_sockets(server: PromptServer, *, refuse: bool = True) -> dict[str, Any]:
+    """Refuse new websockets."""
+    server.hub.refuse = refuse
     return {"refuse": refuse}
 
 
-def babble(server: Server) -> dict[str, Any]:
-    """Everybody gets messages that ComfyUI does not send, or that nobody waits for."""
+def babble(server: PromptServer) -> dict[str, Any]:
+    """Send all clients messages that are invalid, unknown or about other prompts."""
     odd: list[Any] = [[1, 2], "text", None, 5, {}, {"type": "executing"}, {"type": "news", "data": {"node": "1"}}]
     odd += [{"type": kind, "data": None} for kind in ("status", "executing", "progress", "execution_success")]
     odd += [{"type": "executing", "data": [None]}, {"type": "status", "data": "none"}, {"type": ["x"], "data": {}}]
@@ -48,14 +48,14 @@ def babble(server: Server) -> dict[str, Any]:
     return {"messages": len(messages)}
 
 
-def hang(_server: Server, seconds: float = 3600) -> dict[str, Any]:
-    """It accepts connections and answers nothing, as long as a node that loads a model may make it. Prompts run on."""
+def hang(_server: PromptServer, seconds: float = 3600) -> dict[str, Any]:
+    """Accept connections but answer nothing, as when a node blocks the event loop. Prompts run on."""
     time.sleep(seconds)
     return {"hung": seconds}
 
 
-def end(_server: Server, code: int = 0) -> dict[str, Any]:
-    """The process exits."""
+def end(_server: PromptServer, code: int = 0) -> dict[str, Any]:
+    """Exit the process."""
     os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""What comes before every route of the stand-in: the origin check, OPTIONS, and the cap on bodies."""
+"""ComfyUI's middleware: the origin check, OPTIONS, and the limit of bodies."""
 
 import urllib.parse
 from ipaddress import ip_address
@@ -14,7 +14,7 @@ MAX_BODY = int(FEATURES["max_upload_size"])
 
 
 class RequestGuard:
-    """Lets a request through to the application, or answers it."""
+    """Refuses requests of other origins, answers OPTIONS, and limits bodies."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -23,16 +23,16 @@ class RequestGuard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        # keep an encoded slash out of the routing: it belongs to an id
+        # an encoded slash is part of an id, and must not be seen by the routing
         raw: bytes = scope["raw_path"]
         scope["path"] = urllib.parse.unquote(raw.decode().replace("%2F", "%252F").replace("%2f", "%252F"))
         headers = Headers(scope=scope)
-        if foreign(headers):
+        if is_cross_origin(headers):
             await self._refuse(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] == "OPTIONS":
             await Response()(scope, receive, send)
         else:
-            await self.app(scope, capped(receive), send)
+            await self.app(scope, limit_body(receive), send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -41,8 +41,8 @@ class RequestGuard:
             await send({"type": "websocket.close"})
 
 
-def foreign(headers: Headers) -> bool:
-    """Does the request come from a web page of another host, to a server on a loopback address?"""
+def is_cross_origin(headers: Headers) -> bool:
+    """Whether a web page of another host sent the request to a loopback address."""
     if "host" not in headers or "origin" not in headers:
         return False
     host, origin = (
@@ -61,11 +61,11 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def capped(receive: Receive) -> Receive:
-    """Refuse a body that is too large, but only at its end: who is still sending does not read the answer."""
+def limit_body(receive: Receive) -> Receive:
+    """Refuse a body that is too large once it has been read: a client that is still sending does not read the answer."""
     size = 0
 
-    async def counted() -> Message:
+    async def receive_limited() -> Message:
         nonlocal size
         message = await receive()
         if message["type"] == "http.request":
@@ -76,4 +76,4 @@ def capped(receive: Receive) -> Receive:
                 raise HTTPException(413, f"Maximum request body size {MAX_BODY} exceeded.")
         return message
 
-    return counted
+    return receive_limited

@@ -1,4 +1,4 @@
-"""The websocket hub: who is connected under which id, and who gets which message."""
+"""The websockets: clients by their id, and the messages to them."""
 
 import asyncio
 import json
@@ -9,60 +9,60 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 FEATURES = {"supports_preview_metadata": True, "max_upload_size": 100 * 1024 * 1024}
-# a client that does not read would otherwise hold up everybody's messages for ever
+# a client that does not read must not block the messages to the others
 SEND_TIMEOUT = 10.0
 
 Message = str | bytes
 
 
 class Hub:
-    """Sends in the order in which it was asked to, from any thread."""
+    """Sends messages in the order of the calls, which may come from any thread."""
 
     def __init__(self, queue_info: Callable[[], dict[str, Any]]) -> None:
         self.queue_info = queue_info
         self.client_id: str | None = None
         self.last_node: str | None = None
-        # faults
+        # set by faults
         self.drop_at = ""
-        self.refuses = False
+        self.refuse = False
         self._sockets: dict[str, WebSocket] = {}
         self._open: set[WebSocket] = set()
         self._features: dict[str, dict[str, Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._outbox: asyncio.Queue[tuple[Message, str | None]] = asyncio.Queue()
+        self._messages: asyncio.Queue[tuple[Message, str | None]] = asyncio.Queue()
 
     async def publish(self) -> None:
-        """Send what `post` was given, until cancelled."""
+        """Send the posted messages, until cancelled."""
         self._loop = asyncio.get_running_loop()
         while True:
-            message, sid = await self._outbox.get()
+            message, sid = await self._messages.get()
             await self._deliver(message, sid)
 
     def post(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
-        """Queue a message for one client id, or for everybody; may be called from any thread."""
-        self.reached(event)
-        self._post(_text(event, data), sid)
+        """Queue a message for one client id, or for all."""
+        self.drop_if_at(event)
+        self._post(_encode(event, data), sid)
 
     def post_bytes(self, frame: bytes, sid: str | None) -> None:
         self._post(frame, sid)
 
     def post_raw(self, message: Message) -> None:
-        """Any message, to everybody."""
+        """Queue any message for all."""
         self._post(message, None)
 
-    def reached(self, moment: str) -> None:
-        """Drop all connections if that is to happen at this moment."""
+    def drop_if_at(self, moment: str) -> None:
+        """Drop all connections if `drop_at` is this moment."""
         if moment == self.drop_at and self._loop is not None:
             self.drop_at = ""
             self._loop.call_soon_threadsafe(self.drop_all)
 
     def wants_metadata(self, sid: str | None) -> bool:
-        """Did the client announce that it understands pictures with metadata?"""
+        """Whether the client understands previews with metadata."""
         return sid is not None and self._features.get(sid, {}).get("supports_preview_metadata") is True
 
     async def serve(self, websocket: WebSocket) -> None:
-        """Keep one client until it leaves."""
-        if self.refuses:
+        """Serve one client until it disconnects."""
+        if self.refuse:
             await websocket.close()
             return
         await websocket.accept()
@@ -71,27 +71,27 @@ class Hub:
         self._features[sid] = {}
         self._open.add(websocket)
         try:
-            await self._greet(sid)
+            await self._send_status(sid)
             await self._listen(websocket, sid)
         except (WebSocketDisconnect, RuntimeError):
-            pass  # gone in the middle of a greeting, or of being dropped
+            pass  # the client left, or was dropped
         finally:
             self._open.discard(websocket)
-            # As in ComfyUI this also unregisters a newer socket under the same id, which then hears nothing more.
+            # As in ComfyUI this also unregisters a newer socket with the same id, which gets no more messages.
             self._sockets.pop(sid, None)
             self._features.pop(sid, None)
 
     def drop_all(self) -> int:
-        """Cut every connection at the transport, without a close frame; returns how many there were."""
+        """Cut every connection at the transport, without a close frame; returns their number."""
         dropped = list(self._open)
         for websocket in dropped:
             websocket.scope["extensions"]["transport"].abort()
         return len(dropped)
 
-    async def _greet(self, sid: str) -> None:
-        await self._deliver(_text("status", {"status": self.queue_info(), "sid": sid}), sid)
+    async def _send_status(self, sid: str) -> None:
+        await self._deliver(_encode("status", {"status": self.queue_info(), "sid": sid}), sid)
         if self.client_id == sid and self.last_node is not None:
-            await self._deliver(_text("executing", {"node": self.last_node}), sid)
+            await self._deliver(_encode("executing", {"node": self.last_node}), sid)
 
     async def _listen(self, websocket: WebSocket, sid: str) -> None:
         first = True
@@ -99,18 +99,18 @@ class Hub:
             received = await websocket.receive()
             if received["type"] == "websocket.disconnect":
                 return
-            message = _parsed(received.get("text"))
+            message = _parse(received.get("text"))
             if message is None:
                 continue
             if first and message.get("type") == "feature_flags":
                 announced = message.get("data")
                 self._features[sid] = announced if isinstance(announced, dict) else {}
-                await self._deliver(_text("feature_flags", FEATURES), sid)
+                await self._deliver(_encode("feature_flags", FEATURES), sid)
             first = False
 
     def _post(self, message: Message, sid: str | None) -> None:
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._outbox.put_nowait, (message, sid))
+            self._loop.call_soon_threadsafe(self._messages.put_nowait, (message, sid))
 
     async def _deliver(self, message: Message, sid: str | None) -> None:
         receivers = list(self._sockets) if sid is None else [sid]
@@ -118,12 +118,12 @@ class Hub:
             await _send(websocket, message)
 
 
-def _text(event: str, data: dict[str, Any]) -> str:
+def _encode(event: str, data: dict[str, Any]) -> str:
     return json.dumps({"type": event, "data": data})
 
 
-def _parsed(text: str | None) -> dict[str, Any] | None:
-    """The client's message, or None for what is no JSON object."""
+def _parse(text: str | None) -> dict[str, Any] | None:
+    """The client's message; None if it is not a JSON object."""
     try:
         message = json.loads(text) if text is not None else None
     except ValueError:

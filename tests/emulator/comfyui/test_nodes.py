@@ -31,7 +31,7 @@ def through(
     return pictures(standin, graph)[0]
 
 
-def test_the_same_wish_gives_the_same_picture(standin: Standin) -> None:
+def test_the_same_sampling_gives_the_same_picture(standin: Standin) -> None:
     first = pictures(standin, txt2img())[0]
     standin.forget()
     second = pictures(standin, txt2img())[0]
@@ -40,7 +40,7 @@ def test_the_same_wish_gives_the_same_picture(standin: Standin) -> None:
 
 
 @pytest.mark.parametrize("other", [txt2img(seed=2), txt2img("a fox")], ids=["seed", "text"])
-def test_another_wish_gives_another_picture(other: Graph, standin: Standin) -> None:
+def test_another_seed_or_text_gives_another_picture(other: Graph, standin: Standin) -> None:
     assert distance(pictures(standin, txt2img())[0], pictures(standin, other)[0]) > 1
 
 

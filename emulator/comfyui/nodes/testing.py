@@ -1,6 +1,6 @@
-"""Nodes that only the stand-in has, to try out clients: one that sleeps, one that fails, one that writes text."""
+"""Nodes for testing clients, which only the stand-in has: one sleeps, one fails, one outputs text."""
 
-# ruff: noqa: ARG003, RUF012 - a node declares its inputs on the class, and takes those that it ignores
+# ruff: noqa: ARG003, RUF012 - a node declares its inputs as class attributes
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,20 @@ OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a to
 
 
 class OutOfMemoryError(RuntimeError):
-    """Looks to clients like the one of torch."""
+    """For clients the same as torch's."""
 
 
 OutOfMemoryError.__module__ = "torch"
 
 
-class Trial(Node):
-    """Common to the nodes of this file."""
+class TestingNode(Node):
+    """Base class of the nodes of this file."""
 
-    python_module = "emulator.comfyui.nodes.trials"
+    python_module = "emulator.comfyui.nodes.testing"
 
 
-class EmulatorSleep(Trial):
-    """Is never taken from the cache: who asks for a wait wants one."""
+class EmulatorSleep(TestingNode):
+    """Waits. It is never cached."""
 
     function = "execute"
     required = {"seconds": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 3600.0, "step": 0.01})}
@@ -48,16 +48,20 @@ class EmulatorSleep(Trial):
 
 
 class Memory:
-    """Whether POST /free has asked for memory since the start."""
+    """Whether POST /free has freed the memory since the start."""
 
     freed = False
 
 
-memory = Memory()
+def free_memory() -> None:
+    """Let "out of memory until freed" succeed from now on."""
+    Memory.freed = True
+
+
 KINDS = ["error", "out of memory", "out of memory until freed", "gpu lost", "none"]
 
 
-class EmulatorFail(Trial):
+class EmulatorFail(TestingNode):
     function = "execute"
     required = {"message": ("STRING", {"default": "this node fails"})}
     optional = {
@@ -70,14 +74,14 @@ class EmulatorFail(Trial):
     def execute(self, message: str, image: Images | None = None, kind: str = "error") -> tuple[Images]:
         if kind == "error":
             raise RuntimeError(message)
-        if kind == "out of memory" or (kind == "out of memory until freed" and not memory.freed):
+        if kind == "out of memory" or (kind == "out of memory until freed" and not Memory.freed):
             raise OutOfMemoryError(OUT_OF_MEMORY)
         if kind == "gpu lost":
             raise RuntimeError("CUDA error: unspecified launch failure")
         return (image or (Image.new("RGB", (64, 64)),),)
 
 
-class EmulatorText(Trial):
+class EmulatorText(TestingNode):
     function = "execute"
     required = {"text": ("STRING", {"default": "", "multiline": True})}
     category = "emulator"

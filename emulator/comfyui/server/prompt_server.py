@@ -1,4 +1,4 @@
-"""Puts one ComfyUI together: folders, queue, worker and sockets, with one life."""
+"""One ComfyUI: its folders, nodes, queue, executor and websockets."""
 
 import asyncio
 import contextlib
@@ -9,32 +9,29 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-from emulator.comfyui.execution.executor import Executor
-from emulator.comfyui.execution.queue import PromptQueue
-from emulator.comfyui.execution.worker import Worker
+from emulator.comfyui.execution import Executor, PromptQueue, Worker
 from emulator.comfyui.folders import Folders
-from emulator.comfyui.nodes import images, latents, loaders, saving, trials
-from emulator.comfyui.nodes.node import library
+from emulator.comfyui.nodes import NODE_CLASSES
 from emulator.comfyui.server.sockets import Hub
 
 VERSION = "0.3.64"
-# the modules whose classes are the nodes of this server
-NODE_MODULES = (loaders, latents, images, saving, trials)
 
 
-class Server:
+class PromptServer:
+    """What ComfyUI's PromptServer is: the state behind the routes."""
+
     def __init__(self, base: Path, step_seconds: float, extra_model_paths: Iterable[Path] = ()) -> None:
         self.folders = Folders(base, extra_model_paths)
-        self.nodes = library(*NODE_MODULES)
+        self.nodes = NODE_CLASSES
         self.prompts = PromptQueue()
         self.hub = Hub(self.prompts.remaining)
-        self.prompts.announce = lambda: self.hub.post("status", {"status": self.prompts.remaining()})
+        self.prompts.on_change = lambda: self.hub.post("status", {"status": self.prompts.remaining()})
         self.executor = Executor(self.nodes, self.folders, self.hub, step_seconds)
         self.count = 0
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Prepare the disk and run the worker for as long as the context lasts."""
+        """Prepare the folders, and run the worker until the context ends."""
         self.folders.prepare()
         publisher = asyncio.create_task(self.hub.publish())
         worker = Worker(self.prompts, self.executor, self.hub)
@@ -46,13 +43,13 @@ class Server:
             publisher.cancel()
 
     def next_number(self, *, front: bool) -> int:
-        """The place in the queue of a prompt that names none; a rejected prompt uses one up, too."""
+        """The queue number of a prompt that has none of its own. A rejected prompt uses one up as well."""
         number = -self.count if front else self.count
         self.count += 1
         return number
 
-    def stats(self) -> dict[str, Any]:
-        """What /system_stats answers: ComfyUI's keys, and that this is not one."""
+    def system_stats(self) -> dict[str, Any]:
+        """The answer of /system_stats: ComfyUI's keys, and `stand_in`."""
         total, free = _memory()
         memory = {"vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free}
         system = {
