@@ -9,12 +9,24 @@ from typing import Any, TypeVar
 
 from emulator.http.errors import QueueFull
 from emulator.thread_pools import ThreadPools
-from handler import HandlerError, Job, Lifecycle, Produced, Result, Service, Ticket, check, deliver, fetch, produce
+from handler import (
+    HandlerError,
+    Job,
+    Lifecycle,
+    Produced,
+    Result,
+    Service,
+    Ticket,
+    check,
+    deliver,
+    fetch,
+    json_codec,
+    produce,
+)
 from handler.errors import ComfyUnreachable, InternalError, ServerStopped
 from handler.jobs.job import CheckedRequest
 from handler.jobs.prepare import remote_source
 from handler.jobs.registry import JobRegistry, merge_states
-from handler.schemas.result import encoded
 from handler.threads import ThreadPool
 from handler.webhooks import message as webhooks
 
@@ -218,7 +230,7 @@ class Adapter:
         made = produced()
         result = self._reporting_errors(lambda: deliver(made, self.service))
         self.on_done(result)
-        return encoded(shape(result))
+        return json_codec.encode(shape(result))
 
     def _reporting_errors(self, step: Callable[[], T]) -> T:
         try:

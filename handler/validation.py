@@ -1,31 +1,12 @@
 """Callers' values made models of, and sentences of what is wrong with them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import orjson
 from pydantic import BaseModel, ValidationError
 
+from handler import json_codec
 from handler.errors import BadRequest
-
-
-def check_json(given: Any) -> None:
-    """Raise BadRequest for what no JSON can hold, half of a character for example: Python's own reader of JSON lets it pass."""
-    try:
-        _json(given)
-    except RecursionError as exc:
-        raise BadRequest("The input is too many levels deep.", location="input") from exc
-    except (TypeError, ValueError) as exc:
-        raise BadRequest(f"The input cannot be written as JSON: {exc}.", location="input") from exc
-
-
-def _json(given: Any) -> bytes:
-    try:
-        return orjson.dumps(given, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # the standard library knows larger integers
-        return json.dumps(given, ensure_ascii=False).encode()
-
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -49,7 +30,9 @@ def validate(
     """
     try:
         if is_json:
-            return model.model_validate_json(_json(given), strict=strict, context=dict(context or {}))
+            return model.model_validate_json(
+                json_codec.encode_strict(given), strict=strict, context=dict(context or {})
+            )
         return model.model_validate(given, strict=strict, context=dict(context or {}))
     except ValidationError as exc:
         faults = [(_path(error["loc"], given, at), error) for error in exc.errors(include_url=False)]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
 from anyio import to_thread
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -14,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from emulator.http.errors import BodyTimeout, UnsupportedMediaType
-from handler import Settings
+from handler import Settings, json_codec
 from handler.errors import BadRequest, TooLarge
 
 _MB = 1 << 20
@@ -109,8 +108,8 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise BadRequest(f"The body has more than {_MOST_VALUES:,} values.")
     try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
+        given = json_codec.decode(body)
+    except ValueError as exc:
         raise BadRequest(f"The body is not valid JSON: {exc}.") from exc
     if not isinstance(given, dict):
         raise BadRequest("The body must be a JSON object.")

@@ -1,16 +1,19 @@
-"""What every route answers with: JSON."""
+"""JSON responses."""
 
 from typing import Any
 
 from starlette.responses import Response
 
-from handler.schemas.result import encoded
+from handler import json_codec
 
 
 class JsonResponse(Response):
-    """A value as JSON; bytes are JSON already. Starlette's own cannot write all that comes from ComfyUI (see `encoded`)."""
+    """A response with a value as JSON, or with bytes that are JSON already.
+
+    Starlette's own cannot write everything that ComfyUI sends; see `json_codec.encode`.
+    """
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return content if isinstance(content, bytes) else encoded(content)
+        return content if isinstance(content, bytes) else json_codec.encode(content)

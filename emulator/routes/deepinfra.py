@@ -14,12 +14,11 @@ from emulator.adapter import Adapter
 from emulator.http.bodies import media_type, parse_json, read_form, read_json_body
 from emulator.http.responses import JsonResponse
 from emulator.routes.prompts import cancelled_on_disconnect
-from handler import HandlerError, Job, Result, Service, Settings
+from handler import HandlerError, Job, Result, Service, Settings, json_codec
 from handler.errors import ServerStopped
 from handler.graphs import workflows
 from handler.net import guard
 from handler.schemas.request import webhook_url
-from handler.schemas.result import encoded
 from handler.validation import validate
 from handler.webhooks.message import Delivery
 
@@ -151,7 +150,7 @@ def _graph(wish: InferenceRequest, seed: int, service: Service) -> Mapping[str, 
 
 
 def _webhook(url: str, job: Job, body: Mapping[str, Any]) -> Delivery:
-    return Delivery(url, job.request.id, encoded(body), standard=False)
+    return Delivery(url, job.request.id, json_codec.encode(body), standard=False)
 
 
 def _status(status: Literal["queued", "succeeded", "failed"], began: float) -> InferenceStatus:

@@ -1,20 +1,16 @@
 """HTTP to ComfyUI: JSON in its own dialect, and for how long it has not answered."""
 
-import json
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
+from handler import json_codec
 from handler.errors import ComfyError, ComfyUnreachable
-
-logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 5
 _TIMEOUT_S = 30
@@ -55,8 +51,7 @@ class ComfyHttp:
     def post_once(self, path: str, body: Mapping[str, Any]) -> requests.Response:
         """POST on a connection of its own: what fails on a stale one must not be sent twice."""
         with _session() as session:
-            # The standard library's JSON: a graph may have NaN in it, and integers of any size.
-            return self._send(session, "POST", path, _TIMEOUT_S, data=json.dumps(body))
+            return self._send(session, "POST", path, _TIMEOUT_S, data=json_codec.encode_lenient(body))
 
     def _send(
         self, session: requests.Session, method: str, path: str, timeout_s: float, **options: Any
@@ -73,14 +68,9 @@ class ComfyHttp:
 
 
 def parsed(answer: requests.Response, what: str) -> Any:
-    """The JSON that ComfyUI sent. It may hold NaN and Infinity, which JSON does not have and orjson refuses: a node's IS_CHANGED
-    often gives NaN, and limits of inputs are infinite."""
+    """The value that ComfyUI sent. Raises ComfyError if it is not JSON."""
     try:
-        return orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        logger.debug("ComfyUI's answer to %s is not strict JSON", what)
-    try:
-        return json.loads(answer.content)
+        return json_codec.decode_lenient(answer.content)
     except ValueError as exc:
         raise ComfyError(f"ComfyUI's answer to {what} is not JSON.") from exc
 

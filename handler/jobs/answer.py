@@ -2,11 +2,12 @@
 
 import time
 
+from handler import json_codec
 from handler.errors import ResultTooLarge
 from handler.jobs.delivery import Delivered, upload_outputs
 from handler.jobs.job import Produced
 from handler.jobs.outputs import describe_output
-from handler.schemas.result import ComfyExecution, Result, Stats, encoded
+from handler.schemas.result import ComfyExecution, Result, Stats
 from handler.schemas.worker_comfyui import WorkerRequest, WorkerResult
 from handler.service import Service
 
@@ -68,7 +69,7 @@ def _ms(start: float, end: float) -> float:
 
 
 def _size_mb(result: Result) -> float:
-    return len(encoded(result.answer())) / _MB
+    return len(json_codec.encode(result.answer())) / _MB
 
 
 def _too_large(produced: Produced, size: float, limit: float, errors: list[str]) -> ResultTooLarge:

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
+from handler import json_codec
 from handler.errors import ComfyCrashed, ComfyUnreachable, GpuLost, HandlerError, InternalError, ServerStopped
 from handler.jobs.progress import Progress, Send
 from handler.jobs.registry import JobRegistry
@@ -37,7 +36,7 @@ class Worker:
         """
         try:
             self._jobs.add(ticket)
-            return _sendable(self._run(job, ticket, Progress(send)))
+            return json_codec.replace_surrogates(self._run(job, ticket, Progress(send)))
         except HandlerError as exc:
             logger.info("job %s: %s: %s", job.get("id"), exc.code, exc.message)
             return self._failure(exc)
@@ -70,7 +69,7 @@ class Worker:
 
     def _failure(self, exc: HandlerError) -> dict[str, Any]:
         final = isinstance(exc, _FATAL) and not self._lifecycle.service.settings.always_restart_comfyui
-        return _sendable(exc.answer()) | ({"refresh_worker": True} if final else {})
+        return json_codec.replace_surrogates(exc.answer()) | ({"refresh_worker": True} if final else {})
 
 
 def _event(job: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,13 +80,3 @@ def _event(job: Mapping[str, Any]) -> Mapping[str, Any]:
         except (ValueError, RecursionError):
             logger.debug("job %s: its input is text that is not JSON", job.get("id"))
     return job
-
-
-def _sendable(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer with question marks for lone surrogates: the SDK sends UTF-8, which has none, and would send nothing."""
-    try:
-        orjson.dumps(answer)
-    except TypeError:
-        cleaned: dict[str, Any] = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
-        return cleaned
-    return answer

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from handler import json_codec
 from handler.errors import BadRequest
 from handler.schemas.request import PromptRequest, WorkflowRequest
 from handler.schemas.worker_comfyui import WorkerRequest
-from handler.validation import check_json, validate
+from handler.validation import validate
 
 Request = PromptRequest | WorkflowRequest | WorkerRequest
 
@@ -18,7 +19,7 @@ def parse_event(event: Mapping[str, Any]) -> Request:
         raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")
     if isinstance(event.get("id"), str):
         given = {"id": event["id"], **given}
-    check_json(given)
+    json_codec.check(given)
     if "workflow" in given and "prompt" not in given:
         if isinstance(given["workflow"], dict):
             return validate(WorkerRequest, given)

@@ -1,10 +1,8 @@
 """What goes out."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -87,12 +85,3 @@ class Result(BaseModel):
     def answer(self) -> dict[str, Any]:
         """The result as plain JSON values."""
         return self.model_dump(exclude_none=True)
-
-
-def encoded(body: object) -> bytes:
-    """As JSON. Raises TypeError for what has no form in it."""
-    try:
-        return orjson.dumps(body)
-    except TypeError:
-        # orjson has no integers above 64 bits and no lone surrogates; a graph may hold both.
-        return json.dumps(body).encode()

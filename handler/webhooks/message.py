@@ -13,10 +13,11 @@ from urllib.parse import quote, urlsplit
 import requests
 from standardwebhooks import Webhook
 
+from handler import json_codec
 from handler.errors import ForbiddenUrl, HandlerError
 from handler.net import deadline
 from handler.schemas.request import Options
-from handler.schemas.result import Result, encoded
+from handler.schemas.result import Result
 from handler.settings import BadSettings, Settings
 
 # 4xx that say nothing about the request itself; after any other the same request would fail again.
@@ -146,7 +147,7 @@ def _standard(url: str, request_id: str, kind: str, body: Mapping[str, Any]) -> 
 
 
 def _delivery(url: str, request_id: str, body: Mapping[str, Any], *, standard: bool = False) -> Delivery:
-    return Delivery(url, request_id, encoded(body), standard)
+    return Delivery(url, request_id, json_codec.encode(body), standard)
 
 
 def _key(secret: str) -> bytes:

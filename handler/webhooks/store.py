@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from handler.schemas.result import encoded
+from handler import json_codec
 from handler.webhooks.message import Delivery, receiver_host
 
 logger = logging.getLogger(__name__)
@@ -220,7 +220,8 @@ def _write(path: Path, deliveries: Iterable[Delivery]) -> Path:
             for one in deliveries:
                 size = len(one.body)
                 file.write(
-                    encoded({"url": one.url, "id": one.webhook_id, "standard": one.standard, "size": size}) + b"\n"
+                    json_codec.encode({"url": one.url, "id": one.webhook_id, "standard": one.standard, "size": size})
+                    + b"\n"
                 )
                 file.write(one.body)
             file.flush()

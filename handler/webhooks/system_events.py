@@ -11,9 +11,9 @@ from uuid import uuid4
 import requests
 import tenacity
 
+from handler import json_codec
 from handler.comfyui.websocket import Message
 from handler.net import guard
-from handler.schemas.result import encoded
 from handler.settings import BadSettings, Settings
 from handler.webhooks.message import DeliveryFailed, DeliveryRefused, Signer, post
 
@@ -127,7 +127,7 @@ class SystemEvents:
             while (waiting := self._waiting.get()) is not None:
                 name, data = waiting
                 try:
-                    body = encoded({"event": name, "data": data(), "metadata": self._metadata})
+                    body = json_codec.encode({"event": name, "data": data(), "metadata": self._metadata})
                     self._retrying(self._try, str(uuid4()), body, session)
                 except (DeliveryFailed, DeliveryRefused, TypeError, ValueError) as exc:
                     self._losses.count(str(exc))
