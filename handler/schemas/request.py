@@ -1,7 +1,7 @@
 """What may come in: the event's input, validated."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 from uuid import uuid4
 
 from pydantic import (
@@ -14,9 +14,10 @@ from pydantic import (
     model_validator,
 )
 
-from handler.graphs.graph import Graph
+from handler.graphs.graph import Graph, file_stem
 from handler.schemas.conversion import ConvertOutput, ConvertPng
 from handler.schemas.credentials import Auth, Credential, find_auth
+from handler.schemas.result import Result
 from handler.schemas.uploads import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
 from handler.urls import MAX_URL_LENGTH, origin, redact_urls
 
@@ -28,6 +29,13 @@ class Options(BaseModel):
     """What every dialect takes beside the graph. Unknown fields are ignored, as the reference does."""
 
     model_config = ConfigDict(strict=True, frozen=True)
+
+    needs_output: ClassVar[bool] = True
+    """Whether the graph must have an output node that saves something."""
+    uses_bucket: ClassVar[bool] = False
+    """Whether the outputs are uploaded to the bucket of the settings, if there is one."""
+    result_type: ClassVar[type[Result]] = Result
+    """The model of the answer."""
 
     id: str = Field(
         default_factory=lambda: str(uuid4()),
@@ -84,6 +92,21 @@ class Options(BaseModel):
     def upload(self) -> Upload | None:
         """Where the outputs go; None for the answer itself."""
         return self.s3 or self.azure_blob_upload or self.hf_upload or self.http_upload
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph of the request; None if a workflow file makes it."""
+        return None
+
+    @property
+    def named_images(self) -> dict[str, str]:
+        """Images that the graph's inputs refer to by name: name to base64, data URI or URL."""
+        return {}
+
+    @property
+    def file_stem(self) -> str | None:
+        """What output file names begin with; None to name them as the graph says."""
+        return file_stem(self.id)
 
     @property
     def deferred(self) -> bool:
@@ -177,6 +200,10 @@ class PromptRequest(Options):
     @classmethod
     def _api_format(cls, prompt: Any) -> Any:
         return api_format(prompt)
+
+    @property
+    def graph(self) -> Graph:
+        return self.prompt
 
 
 class WorkflowRequest(Options):

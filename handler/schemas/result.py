@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 
 class NodeTime(BaseModel):
@@ -76,6 +77,8 @@ class Result(BaseModel):
     outputs: list[OutputEntry] = Field(description="Every output in the order of the graph, texts included.")
     stats: Stats
     errors: list[str] | None = Field(None, description="What did not go as asked, though nothing is lost.")
+    # for the dialects that say it; not a part of the answer itself
+    uploaded: SkipJsonSchema[bool] = Field(False, exclude=True, description="Whether `images` holds URLs.")
 
     @property
     def files(self) -> list[tuple[OutputEntry, str]]:

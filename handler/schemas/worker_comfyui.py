@@ -1,6 +1,6 @@
 """The dialect of runpod-workers/worker-comfyui: its request and its answer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -18,27 +18,8 @@ class InputImage(BaseModel):
     image: str = Field(min_length=1, description="Base64, a data URI or a URL.")
 
 
-class WorkerRequest(Options):
-    """The dialect of runpod-workers/worker-comfyui: a graph, and the images that it loads by name."""
-
-    workflow: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
-    images: list[InputImage] | None = Field(None, description="What the graph's inputs name.")
-
-    @field_validator("workflow", mode="before")
-    @classmethod
-    def _api_format(cls, workflow: Any) -> Any:
-        return api_format(workflow)
-
-    @property
-    def named_images(self) -> dict[str, str]:
-        """Name to image."""
-        return {one.name: one.image for one in self.images or []}
-
-
 class WorkerResult(Result):
     """The answer in worker-comfyui's dialect. Videos, sounds and all other files are among its `images` as well."""
-
-    uploaded: bool = Field(description="Whether `images` holds URLs.")
 
     def answer(self) -> dict[str, Any]:
         kind = "s3_url" if self.uploaded else "base64"
@@ -53,3 +34,32 @@ class WorkerResult(Result):
         if not (answer["images"] or texts):
             answer["status"] = "success_no_images"
         return answer | ({"texts": texts} if texts else {}) | ({"errors": self.errors} if self.errors else {})
+
+
+class WorkerRequest(Options):
+    """A graph, and the images that it loads by name."""
+
+    # A graph that only shows previews runs, too; its answer has `success_no_images`.
+    needs_output: ClassVar[bool] = False
+    uses_bucket: ClassVar[bool] = True
+    result_type: ClassVar[type[Result]] = WorkerResult
+
+    workflow: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
+    images: list[InputImage] | None = Field(None, description="What the graph's inputs name.")
+
+    @field_validator("workflow", mode="before")
+    @classmethod
+    def _api_format(cls, workflow: Any) -> Any:
+        return api_format(workflow)
+
+    @property
+    def graph(self) -> Graph:
+        return self.workflow
+
+    @property
+    def named_images(self) -> dict[str, str]:
+        return {one.name: one.image for one in self.images or []}
+
+    @property
+    def file_stem(self) -> None:
+        return None
