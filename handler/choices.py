@@ -1,4 +1,4 @@
-"""Field types whose values ComfyUI reports. What workflow files import, besides pydantic."""
+"""Field types for workflow files, which import nothing else of ours. ComfyUI has the lists of their values."""
 
 import difflib
 import random
@@ -11,37 +11,37 @@ from pydantic_core import CoreSchema, core_schema
 
 from handler.urls import shorten
 
-_NEAREST = 3
-# What is longer is like no name, and it would take minutes to find that out.
-_LONGEST_NAME = 1000
+_MAX_HINTS = 3
+# Longer values are cut, as comparing them would take minutes.
+_MAX_NAME = 1000
 
 
 class Ask(Protocol):
-    """Asks ComfyUI for the values of a list input; those that it gave last will do unless `fresh`."""
+    """The values of a list input, from ComfyUI. They may be cached unless `fresh`."""
 
     def __call__(self, class_type: str, name: str, *, fresh: bool = True) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A string out of the list that ComfyUI offers for one input of one node class.
+    """A string from the list that ComfyUI has for one input of a node class.
 
-    The list is asked for when a value is checked, through the validation context: {"options": Ask}.
-    Without a context any string passes, and ComfyUI's own validation decides.
+    The validation context provides the list: {"options": Ask}. Without a context any string is valid, and ComfyUI
+    validates it.
     """
 
     class_type: str
     name: str
 
     def offers(self, value: str, ask: Ask) -> bool:
-        """Whether ComfyUI has the value: as it said last, or else as it says now."""
+        """Whether ComfyUI has the value, by its cached list or else by its current one."""
         return value in ask(self.class_type, self.name, fresh=False) or value in ask(self.class_type, self.name)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        # The OpenAPI document puts the names in its place.
+        # emulator/routes/openapi.py replaces it with the list.
         return {**handler(schema), CHOICE: f"{self.class_type}.{self.name}"}
 
     def _check(self, value: str, info: ValidationInfo) -> str:
@@ -49,8 +49,8 @@ class Choice:
         if ask is None or self.offers(value, ask):
             return value
         known = ask(self.class_type, self.name)
-        near = difflib.get_close_matches(value[:_LONGEST_NAME], known, n=_NEAREST, cutoff=0.4) or known[:_NEAREST]
-        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "ComfyUI has none"
+        near = difflib.get_close_matches(value[:_MAX_NAME], known, n=_MAX_HINTS, cutoff=0.4) or known[:_MAX_HINTS]
+        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "ComfyUI has no values"
         raise ValueError(f"{shorten(value)!r} is not one of ComfyUI's {len(known)} values; {hint}")
 
 
@@ -63,8 +63,8 @@ Checkpoint = Annotated[str, CHECKPOINT]
 
 
 def random_seed(below: int) -> Any:
-    """The default of a seed field: drawn per request, and shown in the answer's `input`."""
+    """A seed field. Its default is a random number below `below`, which the answer's `input` shows."""
     return Field(
         default_factory=lambda: random.randrange(below),
-        description="Seed of the random number generator. Default: drawn per request.",
+        description="Seed of the random number generator. Default: a random one.",
     )

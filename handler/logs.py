@@ -1,4 +1,4 @@
-"""How the doors log: one line an event, on standard error."""
+"""Logging of the servers: one line per event, to standard error."""
 
 import logging
 
@@ -13,9 +13,9 @@ _LEVELS = {
 
 
 def configure(level: str) -> None:
-    """Set the root logger up. `level` is one of LOG_LEVEL's values."""
+    """Configure the root logger. `level` is a value of LOG_LEVEL."""
     logging.basicConfig(level=_LEVELS[level], format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True)
-    # Their lines hold whole URLs and headers; what went wrong is in ours.
+    # They log whole URLs and headers, which may be secret. We log the errors.
     for chatty in ("urllib3", "websocket", "botocore"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(max(_LEVELS[level], logging.INFO))

@@ -1,4 +1,4 @@
-"""The only reader of the environment."""
+"""The settings. Only this module reads the environment."""
 
 import difflib
 import logging
@@ -13,123 +13,126 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 logger = logging.getLogger(__name__)
 
-# Of seconds, megabytes and gigabytes: Python cannot wait much longer, nor count to infinity.
-_MOST = 1e9
+# The limit of all floats: Python's time-outs overflow not far above it.
+_MAX = 1e9
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class BadSettings(ValueError):
-    """An environment variable has a value that cannot be used. The message is one line that names it."""
+    """An environment variable is invalid. The message is one line that names it."""
 
 
 class Settings(BaseModel):
-    """One frozen field per environment variable; the variable is the field's name in capitals.
+    """One field per environment variable, which has the field's name in capitals.
 
-    Names, meanings and defaults are those of SaladTechnologies/comfyui-api where it has the variable, except for CMD.
+    Variables that SaladTechnologies/comfyui-api has as well have its meaning and default, except for CMD.
     """
 
     model_config = ConfigDict(frozen=True)
 
     cmd: str | None = Field(
         None,
-        description="Command that launches ComfyUI. Unset: the stand-in ComfyUI. Empty: ComfyUI is already running.",
+        description="Command that starts ComfyUI. Unset: the stand-in ComfyUI. Empty: ComfyUI is already running.",
     )
     comfyui_url: str | None = Field(
         None,
         pattern=r"^https?://[^/]+/?$",
-        description="A running ComfyUI. Set, it wins over DIRECT_ADDRESS and COMFYUI_PORT_HOST, and nothing is started.",
+        description="URL of a running ComfyUI. It replaces CMD, DIRECT_ADDRESS and COMFYUI_PORT_HOST.",
     )
     direct_address: str = Field("127.0.0.1", min_length=1, description="Address of ComfyUI.")
     comfyui_port_host: int = Field(8188, ge=1, le=65535, description="Port of ComfyUI.")
     comfyui_inflight: int = Field(2, ge=1, description="How many prompts may be in ComfyUI's own queue at once.")
-    comfy_home: Path = Field(Path("/opt/ComfyUI"), description="ComfyUI's home. The stand-in: a temporary folder.")
+    comfy_home: Path = Field(Path("/opt/ComfyUI"), description="ComfyUI's folder. For the stand-in: a temporary one.")
     input_dir: Path = Field(Path("/opt/ComfyUI/input"), description="ComfyUI's input folder.")
     output_dir: Path = Field(Path("/opt/ComfyUI/output"), description="ComfyUI's output folder.")
-    model_dir: Path = Field(Path("/opt/ComfyUI/models"), description="ComfyUI's folder of model folders.")
+    model_dir: Path = Field(Path("/opt/ComfyUI/models"), description="ComfyUI's models folder.")
     network_volumes: str = Field(
         "/runpod-volume,/workspace",
-        description="Volumes, comma separated, on which ComfyUI looks for models as well. What is not there is skipped.",
+        description="More folders, comma separated, where ComfyUI looks for models. Missing ones are skipped.",
     )
-    network_volume_debug: bool = Field(False, description="Log at the start which models the volumes hold.")
-    startup_check_interval_s: float = Field(1, gt=0, description="Seconds between two looks at a starting ComfyUI.")
-    startup_check_max_tries: int = Field(10, ge=1, description="How many such looks before the start is given up.")
+    network_volume_debug: bool = Field(False, description="Log the models on the volumes at the start.")
+    startup_check_interval_s: float = Field(1, gt=0, description="Seconds between two checks of a starting ComfyUI.")
+    startup_check_max_tries: int = Field(10, ge=1, description="Number of such checks before the start fails.")
     always_restart_comfyui: bool = Field(
-        False, description="Start ComfyUI anew when it exits. Otherwise the server exits with it."
+        False, description="Restart ComfyUI when it exits. Otherwise the server exits as well."
     )
     comfyui_hang_timeout_s: float = Field(
-        60, ge=0, description="Seconds without any answer after which ComfyUI counts as ended, and is killed. 0: never."
+        60, ge=0, description="Seconds without any response after which ComfyUI is killed. 0: never."
     )
     warmup_prompt_url: str | None = Field(
-        None, pattern=r"^https?://", description="URL of such a graph; WARMUP_PROMPT_FILE wins."
+        None, pattern=r"^https?://", description="URL of a warm-up graph. WARMUP_PROMPT_FILE takes precedence."
     )
-    warmup_prompt_file: Path | None = Field(None, description="A graph in API format that is run once at the start.")
+    warmup_prompt_file: Path | None = Field(
+        None, description="Warm-up graph in API format, which runs once at the start."
+    )
     workflow_dir: Path = Field(_REPOSITORY / "workflows", description="Folder of the workflow files.")
     prepend_filenames: bool = Field(
         True, description="File names are <id>_<filename_prefix>. False: <id> in place of the prefix."
     )
-    host: str = Field("::", description="Address that the HTTP API listens on. :: answers IPv4 as well.")
-    port: int = Field(3000, ge=0, le=65535, description="Port that the HTTP API listens on. 0: a free one.")
+    host: str = Field("::", description="Address that the HTTP API listens on. :: includes IPv4.")
+    port: int = Field(3000, ge=0, le=65535, description="Port that the HTTP API listens on. 0: any free port.")
     api_keys: SecretStr | None = Field(
-        None, description="Keys of the HTTP API, comma separated; a request must show one. Unset: everybody may use it."
+        None,
+        description="Keys of the HTTP API, comma separated. A request must have one of them. Unset: no key is needed.",
     )
-    docs: bool = Field(
-        True, description="Serve the documentation at /docs. It asks for a key as well when there are some."
-    )
+    docs: bool = Field(True, description="Serve the documentation at /docs. With API_KEYS it needs a key as well.")
     log_level: Literal["trace", "debug", "info", "warn", "error", "fatal"] = Field("info", description="Log level.")
     markdown_schema_descriptions: bool = Field(
-        True, description="Show a table of inputs in the description of each workflow in /docs."
+        True, description="Add a table of fields to the description of each workflow in /docs."
     )
     max_body_size_mb: float = Field(100, gt=0, description="Largest request body, in MB of 1024 x 1024 bytes.")
-    body_timeout_s: float = Field(300, gt=0, description="Seconds that a request body may take to arrive.")
+    body_timeout_s: float = Field(300, gt=0, description="Time limit for receiving a request body, in seconds.")
     max_input_size_mb: float = Field(100, gt=0, description="Largest input file, in MB of 1024 x 1024 bytes.")
     cancel_on_disconnect: bool = Field(
-        False, description="End a request whose client goes away, unless a webhook is to tell how it ends."
+        False, description="End a request when its client disconnects, unless it has a webhook."
     )
     max_model_size_gb: float = Field(100, gt=0, description="Largest downloaded model, in GB of 1024^3 bytes.")
-    max_queue_depth: int = Field(0, ge=0, description="Jobs at which /ready answers 503. 0: no limit.")
-    queue_limit: int = Field(0, ge=0, description="Jobs at which another one is refused with 429. 0: no limit.")
-    input_timeout_s: float = Field(60, gt=0, description="Seconds that fetching one input may take.")
-    upload_timeout_s: float = Field(600, gt=0, description="Seconds that uploading a job's outputs may take.")
-    prompt_timeout_s: float = Field(3600, gt=0, description="Seconds that a job may take, waiting included.")
+    max_queue_depth: int = Field(0, ge=0, description="Number of jobs from which on /ready answers 503. 0: no limit.")
+    queue_limit: int = Field(
+        0, ge=0, description="Number of jobs from which on a request is refused with 429. 0: no limit."
+    )
+    input_timeout_s: float = Field(60, gt=0, description="Time limit for fetching one input, in seconds.")
+    upload_timeout_s: float = Field(600, gt=0, description="Time limit for uploading a job's outputs, in seconds.")
+    prompt_timeout_s: float = Field(3600, gt=0, description="Time limit of a job, waiting included, in seconds.")
     max_result_size_mb: float | None = Field(
         None,
         ge=0,
         description="Largest answer as JSON, in MB of 1000 x 1000 bytes. 0: no limit. Default: 19 for the RunPod worker.",
     )
     shutdown_grace_s: float = Field(
-        30, ge=0, description="Seconds that requests get at a shutdown. What is left then ends with SERVER_STOPPED."
+        30, ge=0, description="Seconds that requests have to finish at a shutdown. The others end with SERVER_STOPPED."
     )
     allow_private_urls: bool = Field(
-        False, description="Allow callers' URLs that lead to loopback, private and link-local addresses."
+        False, description="Allow requests with URLs of loopback, private and link-local addresses."
     )
-    http_proxy: str | None = Field(None, pattern=r"^https?://", description="Proxy for http URLs. Never for ComfyUI.")
+    http_proxy: str | None = Field(
+        None, pattern=r"^https?://", description="Proxy for http URLs, but never for ComfyUI."
+    )
     https_proxy: str | None = Field(
         None, pattern=r"^https?://", description="Proxy for https URLs. Default: HTTP_PROXY."
     )
-    no_proxy: str = Field("", description="Hosts, comma separated, that are reached without the proxy.")
-    http_auth_header_name: str | None = Field(None, description="Header that is sent to HTTP_AUTH_HOSTS.")
+    no_proxy: str = Field("", description="Hosts, comma separated, to reach without a proxy.")
+    http_auth_header_name: str | None = Field(None, description="Name of a header for requests to HTTP_AUTH_HOSTS.")
     http_auth_header_value: SecretStr | None = Field(None, description="Value of that header.")
-    http_auth_hosts: str = Field("", description="Hosts, comma separated, that get the header; no other host does.")
-    aws_access_key_id: str | None = Field(
-        None, description="Access key of the S3 store. Default: botocore's own search."
-    )
+    http_auth_hosts: str = Field("", description="Hosts, comma separated, that get the header. Others never do.")
+    aws_access_key_id: str | None = Field(None, description="Access key of the S3 store. Default: what botocore finds.")
     aws_secret_access_key: SecretStr | None = Field(None, description="Secret key of the S3 store.")
-    aws_session_token: SecretStr | None = Field(None, description="Session token of temporary keys.")
+    aws_session_token: SecretStr | None = Field(None, description="Session token of temporary credentials.")
     aws_region: str | None = Field(None, description="Region of the S3 store.")
     aws_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store.")
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
-        "auto", description="Whether the bucket's name is in the path or in the host name."
+        "auto", description="Whether the bucket's name is in the path or the host name of URLs."
     )
     bucket_endpoint_url: str | None = Field(
         None,
         pattern=r"^https?://[^/]",
-        description="Endpoint of the bucket for worker-comfyui's dialect and big answers.",
+        description="Endpoint of the bucket for worker-comfyui's dialect and for large answers.",
     )
     bucket_access_key_id: str | None = Field(None, description="Access key of that bucket.")
     bucket_secret_access_key: SecretStr | None = Field(None, description="Secret key of that bucket.")
-    bucket_name: str | None = Field(None, description="Name of that bucket. Default: month and year, as 11-26.")
+    bucket_name: str | None = Field(None, description="Name of that bucket. Default: month and year, such as 11-26.")
     s3_presign_expiry_s: int = Field(
-        604_800, ge=1, le=604_800, description="Seconds that the URLs of that bucket can be read."
+        604_800, ge=1, le=604_800, description="Lifetime of the URLs of that bucket, in seconds."
     )
     azure_storage_connection_string: SecretStr | None = Field(
         None, description="Connection string of the Azure storage account."
@@ -140,49 +143,53 @@ class Settings(BaseModel):
     hf_token: SecretStr | None = Field(None, description="Token for the Hugging Face hub.")
     hf_endpoint: str = Field("https://huggingface.co", description="Address of the Hugging Face hub.")
     comfy_org_api_key: SecretStr | None = Field(None, description="Comfy.org's key for API nodes.")
-    runpod_concurrency: int = Field(1, ge=1, le=32, description="How many jobs a RunPod worker takes at once.")
+    runpod_concurrency: int = Field(1, ge=1, le=32, description="How many jobs a RunPod worker runs at once.")
     runpod_log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = Field(
-        "INFO", description="Log level of RunPod's SDK. Its DEBUG logs requests and answers in full."
+        "INFO", description="Log level of RunPod's SDK. DEBUG logs whole requests and answers."
     )
-    refresh_worker: bool = Field(False, description="Let RunPod reset the worker after each job.")
+    refresh_worker: bool = Field(False, description="Let RunPod restart the worker after each job.")
     salad_metadata_url: str = Field(
-        "http://169.254.169.254", pattern=r"^https?://", description="Salad's metadata service, used on Salad only."
+        "http://169.254.169.254",
+        pattern=r"^https?://",
+        description="URL of Salad's metadata service, used only on Salad.",
     )
     webhook_secret: SecretStr | None = Field(
-        None, description="Key that signs webhooks, base64 with or without whsec_. Unset: they are not signed."
+        None, description="Key that signs webhooks: base64, with or without whsec_. Unset: webhooks are not signed."
     )
     prompt_webhook_retries: int = Field(3, ge=0, description="How often a webhook is tried in a row.")
     system_webhook_url: str | None = Field(
         None, pattern=r"^https?://[^/]", description="URL that gets ComfyUI's messages and the storage events."
     )
-    system_webhook_events: str = Field("", description="Which of them, comma separated, or all. Unset: none.")
+    system_webhook_events: str = Field("", description="The events that it gets, comma separated, or all. Unset: none.")
     system_meta: dict[str, str] = Field(
-        {}, description="Metadata of these events: SYSTEM_META_<name> is <name>. Salad's own variables are added."
+        {}, description="Metadata of these events: SYSTEM_META_<name> becomes <name>. Salad's own variables are added."
     )
     cache_dir: Path = Field(
         Path.home() / ".cache" / "comfyui-handler", description="Folder for downloaded models and undelivered webhooks."
     )
 
     lru_cache_size_gb: float = Field(
-        0, ge=0, description="GB of downloaded models above which the least recently used are removed. 0: never."
+        0,
+        ge=0,
+        description="Limit of downloaded models, in GB; above it the least recently used are removed. 0: no limit.",
     )
     manifest: Path | None = Field(
-        None, description="YAML or JSON file of packages, custom nodes and models to install."
+        None, description="YAML or JSON file with packages, custom nodes and models to install."
     )
-    manifest_json: str | None = Field(None, description="Such a manifest as JSON text; it wins over MANIFEST.")
+    manifest_json: str | None = Field(None, description="The manifest as JSON text. It takes precedence over MANIFEST.")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Read the given mapping, by default os.environ. An empty value counts as unset, except for CMD.
+        """Read a mapping, by default os.environ. An empty value counts as unset, except for CMD.
 
-        Raises BadSettings. Logs a variable that is unknown but close to a known name.
+        Raises BadSettings. Logs unknown variables whose names are close to a known one.
         """
         environ = os.environ if environ is None else environ
         names = {field.upper(): field for field in cls.model_fields if field != "system_meta"}
         given: dict[str, Any] = {
             names[name]: value for name, value in environ.items() if name in names and (value or name == "CMD")
         }
-        given["system_meta"] = _metadata(environ)
+        given["system_meta"] = _read_metadata(environ)
         for name in environ:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.88) if name not in names else []
             if near:
@@ -190,34 +197,34 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as exc:
-            faults = [(str(error["loc"][0]).upper(), error["msg"]) for error in exc.errors()]
-            raise BadSettings("; ".join(f"{_named(name, environ)}: {text}" for name, text in faults)) from exc
+            errors = [(str(error["loc"][0]).upper(), error["msg"]) for error in exc.errors()]
+            raise BadSettings("; ".join(f"{_describe(name, environ)}: {text}" for name, text in errors)) from exc
 
     @field_validator("api_keys")
     @classmethod
-    def _some(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().replace(",", "").strip():
-            raise ValueError("there is no key in it; leave it unset to let everybody in")
+            raise ValueError("it contains no key; leave it unset to need none")
         return value
 
     @field_validator("*")
     @classmethod
-    def _usable(cls, value: Any) -> Any:
-        if isinstance(value, float) and not value <= _MOST:
-            raise ValueError(f"at most {_MOST:,.0f} is possible")
+    def _check_maximum(cls, value: Any) -> Any:
+        if isinstance(value, float) and not value <= _MAX:
+            raise ValueError(f"at most {_MAX:,.0f} is possible")
         return value
 
     @field_validator("cmd")
     @classmethod
-    def _command(cls, value: str | None) -> str | None:
-        if value and not shlex.split(value):  # raises ValueError itself, for a quotation without an end
-            raise ValueError("there is no command in it")
+    def _check_command(cls, value: str | None) -> str | None:
+        if value and not shlex.split(value):  # raises ValueError itself, for an unclosed quotation
+            raise ValueError("it contains no command")
         return value
 
     @model_validator(mode="before")
     @classmethod
-    def _folders(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """INPUT_DIR, OUTPUT_DIR and MODEL_DIR follow COMFY_HOME; the stand-in has a temporary home of its own."""
+    def _derive_folders(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Derive INPUT_DIR, OUTPUT_DIR and MODEL_DIR from COMFY_HOME, which is a temporary folder for the stand-in."""
         given = dict(given)
         if given.get("cmd") is None and not given.get("comfyui_url") and "comfy_home" not in given:
             port = given.get("comfyui_port_host", cls.model_fields["comfyui_port_host"].default)
@@ -227,7 +234,7 @@ class Settings(BaseModel):
 
     @property
     def comfy_url(self) -> str:
-        """Where ComfyUI answers, without a slash at the end."""
+        """ComfyUI's URL, without a slash at the end."""
         if self.comfyui_url:
             return self.comfyui_url.rstrip("/")
         host = f"[{self.direct_address}]" if ":" in self.direct_address else self.direct_address
@@ -235,18 +242,18 @@ class Settings(BaseModel):
 
     @property
     def proxies(self) -> dict[str, str]:
-        """Kind of URL to proxy, and `no_proxy`; empty without a proxy."""
+        """URL scheme to proxy, and `no_proxy`; empty without a proxy."""
         https = self.https_proxy or self.http_proxy
         found = {"http": self.http_proxy, "https": https, "no_proxy": self.no_proxy if https else None}
         return {kind: value for kind, value in found.items() if value}
 
     @property
     def starts_comfyui(self) -> bool:
-        """Whether ComfyUI is ours to start and stop."""
+        """Whether we start and stop ComfyUI."""
         return not self.comfyui_url and self.cmd != ""
 
     def env_for_comfyui(self) -> dict[str, str]:
-        """This process's environment without our secrets, which are no business of custom nodes; HF_TOKEN is theirs, too."""
+        """The environment without our secrets, which custom nodes must not see. HF_TOKEN is kept, as they use it."""
         ours = {name.upper() for name, field in type(self).model_fields.items() if "SecretStr" in str(field.annotation)}
         return {name: value for name, value in os.environ.items() if name not in ours - {"HF_TOKEN"}}
 
@@ -266,15 +273,15 @@ class Settings(BaseModel):
 _SALAD = ("ORGANIZATION", "PROJECT", "CONTAINER_GROUP")
 
 
-def _metadata(environ: Mapping[str, str]) -> dict[str, str]:
-    """Names of SYSTEM_META_* are kept as they are, those of Salad are written small."""
+def _read_metadata(environ: Mapping[str, str]) -> dict[str, str]:
+    """SYSTEM_META_* and Salad's variables as metadata; the names of Salad's are in lower case."""
     given = {name.removeprefix("SYSTEM_META_"): environ[name] for name in environ if name.startswith("SYSTEM_META_")}
     salad = [f"SALAD_{what}_{part}" for what in _SALAD for part in ("NAME", "ID")]
     salad += ["SALAD_INSTANCE_ID", "SALAD_MACHINE_ID"]
     return given | {name.lower(): environ[name] for name in salad if environ.get(name)}
 
 
-def _named(name: str, environ: Mapping[str, str]) -> str:
-    """A variable and its value, unless there may be a password in it."""
+def _describe(name: str, environ: Mapping[str, str]) -> str:
+    """A variable and its value, unless the value may contain a password."""
     value = environ.get(name, "")
     return name if "@" in value else f"{name}={value!r}"

@@ -1,4 +1,4 @@
-"""Every error's way out over HTTP, in one shape: {statusCode, code, error, location?, node_errors?}."""
+"""Turns errors into HTTP responses: {statusCode, code, error, location?, node_errors?}."""
 
 import logging
 from typing import Any
@@ -13,7 +13,7 @@ from handler.errors import HandlerError
 
 logger = logging.getLogger(__name__)
 
-# Looked up along the class's MRO: a kind that is not listed has the status of the one above it.
+# A class that is not listed has the status of its nearest base class.
 _STATUS: dict[type[Exception], int] = {
     HandlerError: 500,
     errors.BadRequest: 400,
@@ -38,7 +38,7 @@ class UnsupportedMediaType(HandlerError):
 
 
 class BodyTimeout(HandlerError):
-    """A client that sends its body so slowly that it may be none."""
+    """The body did not arrive within BODY_TIMEOUT_S."""
 
     code = "BODY_TIMEOUT"
     retryable = True
@@ -53,19 +53,19 @@ class Unauthorized(HandlerError):
 
 
 class QueueFull(HandlerError):
-    """As many requests as QUEUE_LIMIT allows have not been finished."""
+    """QUEUE_LIMIT requests are waiting or running."""
 
     code = "QUEUE_FULL"
     retryable = True
 
 
 _STATUS |= {BodyTimeout: 408, UnsupportedMediaType: 415, NotFound: 404, QueueFull: 429}
-# When to come again, in seconds: a guess, for how long the jobs in front take, or a start of ComfyUI, is not known.
+# A guess: it is not known how long the jobs ahead, or a start of ComfyUI, will take.
 _RETRY_AFTER_S = 5
 
 
 async def handler_error(request: Request, exc: Exception) -> Response:
-    """The answer to an error of the tree."""
+    """The response for a HandlerError."""
     assert isinstance(exc, HandlerError)
     status = next(_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS)
     logger.info("%s %s: %d %s: %s", request.method, request.url.path, status, exc.code, exc.message)
@@ -76,7 +76,7 @@ async def handler_error(request: Request, exc: Exception) -> Response:
 
 
 async def http_error(request: Request, exc: Exception) -> Response:
-    """Starlette's own: an unknown route, and a known one with another method, which the reference answers alike."""
+    """The response for Starlette's own errors. A wrong method is a 404, as in comfyui-api."""
     assert isinstance(exc, HTTPException)
     if exc.status_code in (404, 405):
         path = request.url.path
@@ -85,7 +85,7 @@ async def http_error(request: Request, exc: Exception) -> Response:
 
 
 async def bug(_request: Request, _exc: Exception) -> Response:
-    """Anything else is a bug: the traceback goes to the log (Starlette raises it again), none of it to the caller."""
+    """The response for any other exception. Starlette raises it again, so that the log has the traceback."""
     return error_response(500, {"code": HandlerError.code, "error": "Internal error; the server's log says more."})
 
 

@@ -1,4 +1,4 @@
-"""How long the head of a request may take: uvicorn itself waits for the rest of it for ever."""
+"""A time limit for the headers of a request, which uvicorn does not have."""
 
 import asyncio
 
@@ -8,13 +8,13 @@ _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: cl
 
 
 class HeaderTimeoutProtocol(HttpToolsProtocol):
-    """A connection that is closed when a head takes longer, the first one or one after another request."""
+    """Answers 408 and closes the connection if the headers of a request take longer than `head_timeout_s`."""
 
     head_timeout_s = 30.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(self.head_timeout_s, self._give_up)
+        self._timer = self.loop.call_later(self.head_timeout_s, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -22,14 +22,14 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._timer.cancel()
-        self._timer = self.loop.call_later(self.head_timeout_s, self._give_up)
+        self._timer = self.loop.call_later(self.head_timeout_s, self._close)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._timer.cancel()
         super().on_headers_complete()
 
-    def _give_up(self) -> None:
+    def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.write(_TIMEOUT)
             self.transport.close()

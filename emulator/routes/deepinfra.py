@@ -27,10 +27,10 @@ Side = Literal[128, 256, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024]
 
 
 class InferenceRequest(BaseModel):
-    """DeepInfra's fields. A form has texts only, so "512" is as good as 512."""
+    """DeepInfra's fields. "512" is accepted for 512, because the fields of a form are texts."""
 
-    prompt: str = Field(min_length=1, description="What the picture shows.")
-    image: str | None = Field(None, description="Input image: a URL, a data URI or base64; makes it image to image.")
+    prompt: str = Field(min_length=1, description="What the image shows.")
+    image: str | None = Field(None, description="Input image for image to image: a URL, a data URI or base64.")
     num_inference_steps: int = Field(25, ge=1, le=512, description="Number of denoising steps.")
     guidance_scale: float | None = Field(
         None,
@@ -38,11 +38,11 @@ class InferenceRequest(BaseModel):
         le=20,
         description="Classifier-free guidance. Default: the workflow's own, which FLUX.1-schnell needs.",
     )
-    strength: float = Field(0.8, ge=0, le=1, description="How much of the input image is redrawn: 1 ignores it.")
-    width: Side = Field(512, description="Width of the picture in pixels.")
-    height: Side = Field(512, description="Height of the picture in pixels.")
-    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Seed. Default: drawn per request.")
-    webhook: str | None = Field(None, description="URL that gets the answer; the request is answered at once then.")
+    strength: float = Field(0.8, ge=0, le=1, description="How much of the input image is replaced: 1 ignores it.")
+    width: Side = Field(512, description="Width of the image in pixels.")
+    height: Side = Field(512, description="Height of the image in pixels.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Seed. Default: a random one.")
+    webhook: str | None = Field(None, description="URL that gets the answer; the response is sent at once.")
 
     @field_validator("width", "height", mode="before")
     @classmethod
@@ -64,27 +64,27 @@ class InferenceStatus(BaseModel):
 
 
 class Inference(BaseModel):
-    """DeepInfra's answer. `request_id` and the status alone when there is a webhook."""
+    """DeepInfra's answer. With a webhook the response has only `request_id` and the status."""
 
-    images: list[str] | None = Field(None, description="The pictures as data URLs.")
-    nsfw_content_detected: list[bool] | None = Field(None, description="Always false: no filter is run.")
+    images: list[str] | None = Field(None, description="The images as data URLs.")
+    nsfw_content_detected: list[bool] | None = Field(None, description="Always false, as there is no filter.")
     seed: int | None = None
     request_id: str
     inference_status: InferenceStatus
 
 
 def offered(service: Service) -> bool:
-    """Whether the workflows are there that the endpoint stands on."""
+    """Whether the workflow files that the endpoint uses exist."""
     return {"flux/txt2img", "flux/img2img"} <= service.workflows.keys()
 
 
 async def infer(request: Request) -> Response:
-    """Draw a picture."""
+    """Generate an image."""
     adapter: Adapter = request.app.state.adapter
-    began = time.monotonic()
-    wish = await adapter.while_open(_wish(request, adapter.service.settings))
-    seed = random.randrange(1 << 32) if wish.seed is None else wish.seed
-    job = await adapter.admit(lambda: _event(wish, seed, adapter.service))
+    started = time.monotonic()
+    inference = await adapter.while_open(_parse(request, adapter.service.settings))
+    seed = random.randrange(1 << 32) if inference.seed is None else inference.seed
+    job = await adapter.admit(lambda: _event(inference, seed, adapter.service))
 
     def shape(result: Result) -> dict[str, Any]:
         answer = Inference(
@@ -92,60 +92,64 @@ async def infer(request: Request) -> Response:
             nsfw_content_detected=[False] * len(result.images),
             seed=seed,
             request_id=job.request.id,
-            inference_status=_status("succeeded", began),
+            inference_status=_status("succeeded", started),
         )
         return answer.model_dump()
 
-    if not wish.webhook:
+    if not inference.webhook:
         async with cancelled_on_disconnect(request, job):
             return JsonResponse(await adapter.finish(job, shape))
-    promise = adapter.service.webhooks.promise([_webhook(wish.webhook, job, _failed(job, began, ServerStopped()))])
+    promise = adapter.service.webhooks.promise(
+        [_webhook(inference.webhook, job, _failure(job, started, ServerStopped()))]
+    )
 
-    def told(outcome: HandlerError | Result) -> None:
-        body = shape(outcome) if isinstance(outcome, Result) else _failed(job, began, outcome)
-        promise.keep([_webhook(str(wish.webhook), job, body)])
+    def notify(outcome: HandlerError | Result) -> None:
+        body = shape(outcome) if isinstance(outcome, Result) else _failure(job, started, outcome)
+        promise.keep([_webhook(str(inference.webhook), job, body)])
 
-    adapter.finish_later(job, told)
-    queued = Inference(request_id=job.request.id, inference_status=_status("queued", began))
+    adapter.finish_later(job, notify)
+    queued = Inference(request_id=job.request.id, inference_status=_status("queued", started))
     return JsonResponse(queued.model_dump(exclude_none=True))
 
 
-async def _wish(request: Request, settings: Settings) -> InferenceRequest:
+async def _parse(request: Request, settings: Settings) -> InferenceRequest:
     if media_type(request) not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return validate(InferenceRequest, parse_json(await read_json_body(request, settings)))
     fields = await read_form(request, settings)
     texts = {
-        name: value if isinstance(value, str) else _text(name, value) for name, value in fields.items() if value != ""
+        name: value if isinstance(value, str) else _field_text(name, value)
+        for name, value in fields.items()
+        if value != ""
     }
     return validate(InferenceRequest, texts, strict=False)
 
 
-def _text(name: str, content: bytes) -> str:
-    """A file's content as a field: pictures in base64, anything else is text."""
+def _field_text(name: str, content: bytes) -> str:
+    """The content of a file as the value of a field: the image in base64, other fields as text."""
     return base64.b64encode(content).decode() if name == "image" else content.decode(errors="replace").strip()
 
 
-def _event(wish: InferenceRequest, seed: int, service: Service) -> dict[str, Any]:
-    if wish.webhook:
-        guard.check_url(wish.webhook, allow_private=service.settings.allow_private_urls)
-    return {"input": {"prompt": _graph(wish, seed, service)}}
+def _event(inference: InferenceRequest, seed: int, service: Service) -> dict[str, Any]:
+    if inference.webhook:
+        guard.check_url(inference.webhook, allow_private=service.settings.allow_private_urls)
+    return {"input": {"prompt": _graph(inference, seed, service)}}
 
 
-def _graph(wish: InferenceRequest, seed: int, service: Service) -> Mapping[str, Any]:
-    """The flux workflow's graph. Its own limits are not DeepInfra's, so its fields are set without being checked anew."""
-    workflow = service.workflows["flux/img2img" if wish.image else "flux/txt2img"]
+def _graph(inference: InferenceRequest, seed: int, service: Service) -> Mapping[str, Any]:
+    """The graph of the flux workflow. Its fields are not validated again, because DeepInfra's limits are other ones."""
+    workflow = service.workflows["flux/img2img" if inference.image else "flux/txt2img"]
     fields: dict[str, Any] = {
-        "prompt": wish.prompt,
-        "width": wish.width,
-        "height": wish.height,
-        "steps": wish.num_inference_steps,
+        "prompt": inference.prompt,
+        "width": inference.width,
+        "height": inference.height,
+        "steps": inference.num_inference_steps,
         "seed": seed,
         **workflows.checkpoint_defaults(workflow, service.comfy.options, service.warmup_checkpoint),
     }
-    if wish.guidance_scale is not None:
-        fields["cfg_scale"] = wish.guidance_scale
-    if wish.image:
-        fields |= {"image": wish.image, "denoise": wish.strength}
+    if inference.guidance_scale is not None:
+        fields["cfg_scale"] = inference.guidance_scale
+    if inference.image:
+        fields |= {"image": inference.image, "denoise": inference.strength}
     return workflow.generate(workflow.schema.model_construct(**fields))
 
 
@@ -153,10 +157,10 @@ def _webhook(url: str, job: Job, body: Mapping[str, Any]) -> Delivery:
     return Delivery(url, job.request.id, json_codec.encode(body), standard=False)
 
 
-def _status(status: Literal["queued", "succeeded", "failed"], began: float) -> InferenceStatus:
-    return InferenceStatus(status=status, runtime_ms=round((time.monotonic() - began) * 1000))
+def _status(status: Literal["queued", "succeeded", "failed"], started: float) -> InferenceStatus:
+    return InferenceStatus(status=status, runtime_ms=round((time.monotonic() - started) * 1000))
 
 
-def _failed(job: Job, began: float, error: HandlerError) -> dict[str, Any]:
-    answer = Inference(request_id=job.request.id, inference_status=_status("failed", began))
+def _failure(job: Job, started: float, error: HandlerError) -> dict[str, Any]:
+    answer = Inference(request_id=job.request.id, inference_status=_status("failed", started))
     return {**answer.model_dump(exclude_none=True), **error.answer()}

@@ -15,17 +15,17 @@ from emulator.http.responses import JsonResponse
 from emulator.routes import openapi
 
 
-def _swagger_ui() -> Path:
-    """The folder of Swagger UI's files. The package that ships them is not imported: it would bring FastAPI."""
+def _find_swagger_ui() -> Path:
+    """The folder of Swagger UI's files. Their package is not imported, because that would import FastAPI."""
     spec = find_spec("fastapi_swagger")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("fastapi-swagger, which ships Swagger UI, is not installed")
     return Path(spec.submodule_search_locations[0]) / "resources"
 
 
-SWAGGER_UI = _swagger_ui()
+SWAGGER_UI = _find_swagger_ui()
 
-# Relative addresses: the page works behind a gateway that adds a path of its own, too.
+# Relative URLs, so that the page works behind a gateway that adds a path prefix.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -53,6 +53,7 @@ SwaggerUIBundle({
 
 
 def routes() -> list[BaseRoute]:
+    """The routes under /docs."""
     return [
         Route("/docs", page),
         Route("/docs/json", as_json),
@@ -75,6 +76,6 @@ async def as_yaml(request: Request) -> Response:
 
 
 async def _document(request: Request) -> dict[str, Any]:
-    """Made anew each time: the names of models and samplers are ComfyUI's of now."""
+    """Built for each request, so that it has ComfyUI's current lists."""
     adapter: Adapter = request.app.state.adapter
     return await adapter.ask(lambda: openapi.openapi_document(adapter.service))

@@ -1,4 +1,4 @@
-"""Which links of a graph ComfyUI cannot follow: it leaves outputs out without a word then, or its worker dies of them."""
+"""Checks the links of a graph. ComfyUI skips outputs with invalid links silently, or its worker ends."""
 
 import graphlib
 from typing import Any
@@ -7,14 +7,14 @@ from handler.errors import PromptRejected
 from handler.graphs.graph import Graph, describe_node
 from handler.graphs.node_classes import NodeClasses
 
-# ComfyUI follows links by recursion, in a worker that does not survive a RecursionError: of 0.3.64 the last that ran were
-# 960 nodes in a row. Graphs in use have some dozens.
-_LONGEST_CHAIN = 500
-_LONGEST_SHOWN = 10
+# ComfyUI follows links by recursion, and its worker ends with a RecursionError: with 0.3.64, chains of more than 960 nodes.
+# Graphs in use have some dozens.
+_MAX_CHAIN = 500
+_MAX_SHOWN = 10
 
 
 def check_links(graph: Graph, classes: NodeClasses) -> None:
-    """Raise PromptRejected for a link to nowhere in what leads to an output, for a cycle, and for a chain that is too long."""
+    """Raise PromptRejected for a cycle, a chain that is too long, or a link to a missing node if an output needs it."""
     sources = {node_id: _sources(graph, node_id) for node_id in graph}
     used = _used(graph, classes, sources)
     for node_id, links in sources.items():
@@ -35,14 +35,14 @@ def _check_chains(sources: dict[str, list[str]]) -> None:
             length[node_id] = 1 + max((length[source] for source in sources[node_id]), default=0)
     except graphlib.CycleError as exc:
         cycle = [str(node_id) for node_id in exc.args[1]]
-        shown = " → ".join(cycle if len(cycle) <= _LONGEST_SHOWN else [*cycle[:_LONGEST_SHOWN], "..."])
+        shown = " → ".join(cycle if len(cycle) <= _MAX_SHOWN else [*cycle[:_MAX_SHOWN], "..."])
         raise PromptRejected(f"The prompt has a cycle: {shown}.", location=f"prompt.{cycle[0]}") from exc
-    if max(length.values(), default=0) > _LONGEST_CHAIN:
-        raise PromptRejected(f"More than {_LONGEST_CHAIN} nodes are linked in a row.", location="prompt")
+    if max(length.values(), default=0) > _MAX_CHAIN:
+        raise PromptRejected(f"More than {_MAX_CHAIN} nodes are linked in a row.", location="prompt")
 
 
 def _used(graph: Graph, classes: NodeClasses, sources: dict[str, dict[str, str]]) -> set[str]:
-    """The nodes that lead to an output. A class that ComfyUI does not have may be one."""
+    """The nodes that outputs need. An unknown class counts as an output."""
     kinds = ((node_id, classes.get(node["class_type"])) for node_id, node in graph.items())
     ahead = [node_id for node_id, known in kinds if known is None or known.output]
     found: set[str] = set()
@@ -60,7 +60,7 @@ def _sources(graph: Graph, node_id: str) -> dict[str, str]:
 
 
 def _is_link(value: Any) -> bool:
-    """As ComfyUI tells it, of inputs that the node declares and of others."""
+    """Whether the value is a link, by ComfyUI's rule."""
     return (
         isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float)
     )

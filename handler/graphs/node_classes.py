@@ -1,4 +1,4 @@
-"""What a graph needs to know of its node classes: /object_info in short."""
+"""What we use of ComfyUI's /object_info."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NodeClass:
-    """What a graph needs to know of a node class: /object_info in short.
+    """A node class.
 
-    `uploads` maps the inputs that take an uploadable medium to it: "image", "video" or "audio". `models` maps the lists of
-    model files to the model folder that they show.
+    `uploads` maps inputs that take an uploaded file to its medium: "image", "video", "audio", or "images" for a folder.
+    `models` maps inputs with a list of model files to their model folder.
     """
 
     output: bool = False
@@ -19,10 +19,10 @@ class NodeClass:
 
 
 NodeClasses = Mapping[str, NodeClass | None]
-"""Class name to what is known of it; None for a class that ComfyUI does not have."""
+"""Class name to node class; None if ComfyUI does not have it."""
 
 
-# /object_info does not say which folder a list shows. These names mean one folder in every class, ComfyUI's own and custom.
+# /object_info does not tell the folder of a list. These names have the same folder in all classes, custom nodes included.
 _MODEL_FOLDERS = {
     "ckpt_name": "checkpoints",
     "lora_name": "loras",
@@ -36,7 +36,7 @@ _MODEL_FOLDERS = {
     "photomaker_model_name": "photomaker",
     "audio_encoder_name": "audio_encoders",
 }
-# Where a class of ComfyUI's own means something else, or has a name that says little.
+# Inputs of ComfyUI's own classes with another folder, or with an ambiguous name.
 _OWN_MODEL_FOLDERS = {
     ("CLIPVisionLoader", "clip_name"): "clip_vision",
     ("UpscaleModelLoader", "model_name"): "upscale_models",
@@ -45,7 +45,7 @@ _OWN_MODEL_FOLDERS = {
     ("TrainLoraNode", "existing_lora"): "loras",
 }
 
-# VHS (ComfyUI-VideoHelperSuite) declares its uploads in ways of its own, so they are known by name.
+# VHS (ComfyUI-VideoHelperSuite) does not declare its uploads in the usual way.
 _VHS_UPLOADS = {
     "VHS_LoadVideo": {"video": "video"},
     "VHS_LoadVideoPath": {"video": "video"},
@@ -58,7 +58,7 @@ _UPLOAD_FLAGS = {"image_upload": "image", "video_upload": "video", "audio_upload
 
 
 def node_class(name: str, info: Mapping[str, Any]) -> NodeClass:
-    """One entry of ComfyUI's /object_info in short."""
+    """The node class of an entry of /object_info."""
     uploads = dict(_VHS_UPLOADS.get(name, {}))
     models: dict[str, str] = {}
     for group in ("required", "optional"):

@@ -1,4 +1,4 @@
-"""Workflow files: every module under WORKFLOW_DIR is an endpoint, its path is the route."""
+"""Loads workflow files. Each module under WORKFLOW_DIR is an endpoint, and its path is the route."""
 
 import importlib.util
 import sys
@@ -18,12 +18,12 @@ _GRAPH = TypeAdapter(Graph)
 
 
 class BadWorkflow(ValueError):
-    """A workflow file that cannot be used. The message is one line that names it."""
+    """A workflow file is invalid. The message is one line that names it."""
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """One workflow file: its `RequestSchema`, its `generate_workflow`, and its words for the documentation."""
+    """A workflow file: its `RequestSchema`, its `generate_workflow`, and its texts for the documentation."""
 
     route: str
     schema: type[BaseModel]
@@ -33,29 +33,29 @@ class Workflow:
 
 
 def load_workflows(folder: Path) -> dict[str, Workflow]:
-    """Route to workflow, for every Python file under the folder whose name does not begin with "_".
+    """Load all Python files in the folder, except those whose names begin with "_"; returns route to workflow.
 
-    Raises BadWorkflow for a folder that does not exist and for a file that cannot be used.
+    Raises BadWorkflow for a missing folder or an invalid file.
     """
     if not folder.is_dir():
-        raise BadWorkflow(f"WORKFLOW_DIR={str(folder)!r}: there is no such folder")
+        raise BadWorkflow(f"WORKFLOW_DIR={str(folder)!r}: the folder does not exist")
     files = sorted(file for file in folder.rglob("*.py") if not file.name.startswith("_"))
-    found = [_workflow(file, file.relative_to(folder).with_suffix("").as_posix()) for file in files]
+    found = [_load_workflow(file, file.relative_to(folder).with_suffix("").as_posix()) for file in files]
     return {workflow.route: workflow for workflow in found}
 
 
 def expand_workflow(
     workflow: Workflow, given: Mapping[str, Any], ask: Ask, warmup_checkpoint: str | None
 ) -> tuple[dict[str, Any], Graph]:
-    """The workflow's fields, defaults filled in, and the graph made of them. Raises BadRequest."""
+    """The workflow's fields, with defaults, and its graph. Raises BadRequest."""
     filled = {**checkpoint_defaults(workflow, ask, warmup_checkpoint), **given}
     request = validate(workflow.schema, filled, at="input", context={"options": ask}, is_json=True)
-    # Not the caller's fault when this fails: what the file makes of a valid request must be a graph.
+    # A failure here is a bug in the workflow file, not in the request.
     return request.model_dump(mode="json"), _GRAPH.validate_python(workflow.generate(request))
 
 
 def checkpoint_defaults(workflow: Workflow, ask: Ask, warmup_checkpoint: str | None) -> dict[str, str]:
-    """The defaults of checkpoint fields that differ from the file's: that of the warm-up graph where ComfyUI lacks the own."""
+    """Other defaults for checkpoint fields: the warm-up graph's checkpoint, if ComfyUI does not have the file's default."""
     defaults = {name: workflow.schema.model_fields[name].default for name in _checkpoint_fields(workflow.schema)}
     return {
         name: warmup_checkpoint
@@ -68,8 +68,8 @@ def _checkpoint_fields(schema: type[BaseModel]) -> list[str]:
     return [name for name, field in schema.model_fields.items() if CHECKPOINT in field.metadata]
 
 
-def _workflow(file: Path, route: str) -> Workflow:
-    module = _module(file, route)
+def _load_workflow(file: Path, route: str) -> Workflow:
+    module = _load_module(file, route)
     schema, generate = getattr(module, "RequestSchema", None), getattr(module, "generate_workflow", None)
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
         raise BadWorkflow(f"{file}: it needs a class RequestSchema, a pydantic model")
@@ -79,16 +79,16 @@ def _workflow(file: Path, route: str) -> Workflow:
     return Workflow(route, schema, generate, str(summary or route), str(description))
 
 
-def _module(file: Path, route: str) -> ModuleType:
-    """The file as a module. Its folder may have any name, such as sd1.5, so it is loaded by path."""
+def _load_module(file: Path, route: str) -> ModuleType:
+    """Load a file as a module, by its path, because its folder may have any name, such as sd1.5."""
     name = f"workflow {route}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None  # both are None for unknown file endings only
+    assert spec is not None  # both are None only for unknown file suffixes
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where pydantic looks for the names in a model's annotations
+    sys.modules[name] = module  # pydantic resolves the names in annotations there
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:  # a user's file may raise anything; the start stops with its name
+    except Exception as exc:  # a user's file may raise anything
         raise BadWorkflow(f"{file}: {type(exc).__name__}: {exc}") from exc
     return module

@@ -7,8 +7,8 @@ from functools import cache
 from io import BytesIO
 from typing import Any, NamedTuple
 
-# 30 ms of the import; every job needs it, to tell the size of its outputs. What costs more waits for its first use:
-# Pillow's readers 70 ms (_readers), pyvips 40 ms (_libvips).
+# Takes 30 ms to import. Each job needs it, for the size of its outputs. Slower imports wait for their first use: Pillow's
+# readers take 70 ms (_load_readers), pyvips 40 ms (_load_libvips).
 from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
@@ -16,18 +16,18 @@ from handler.errors import InputUnavailable, OutputError, TooLarge
 from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, JpegOptions, WebpOptions
 
 MAX_INPUT_PIXELS = 178_956_970
-"""Of all frames of a caller's image together. Where Pillow, and so ComfyUI, refuses to open a still one."""
+"""The limit for all frames of a caller's image together. Pillow, and so ComfyUI, has the same limit for one frame."""
 
-# What Pillow's readers and writers raise for an image that is damaged, or not fit for the format (found by fuzzing).
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
-# A GIF's frame larger than its canvas; the warning, for one half as large, is raised where warnings are errors.
-_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_BROKEN = (*_DAMAGE, OverflowError, *_BOMB)
+# What Pillow's readers and writers raise for a damaged or unsuitable image (found by fuzzing).
+_FORMAT_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
+# Pillow raises them for large images, such as a GIF frame larger than its canvas; the warning only if warnings are errors.
+_SIZE_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_IMAGE_ERRORS = (*_FORMAT_ERRORS, OverflowError, *_SIZE_ERRORS)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the header of an image says. A still one has one frame."""
+    """What the header of an image contains. A still image has one frame."""
 
     format: str
     mime_type: str
@@ -37,53 +37,52 @@ class Picture:
 
 
 def convert(image: bytes, target: ConvertOutput) -> bytes:
-    """The image in another format, without its metadata. Raises OutputError.
+    """Convert an image to another format, without its metadata. Raises OutputError.
 
-    All frames of an animation go into WebP and PNG, the first into JPEG. A PNG that shall be a PNG is given back as it
-    is, with its metadata.
+    WebP and PNG get all frames of an animation, JPEG the first one. A PNG is not converted to PNG, and keeps its metadata.
     """
     try:
-        opened = _opened(image)
+        source = _open(image)
         if isinstance(target, ConvertJpeg):
-            return _jpeg(opened, target.options)
+            return _encode_jpeg(source, target.options)
         if isinstance(target, ConvertPng):
-            return image if opened.format == "PNG" else _png(opened)
-        return _webp(opened, target.options)
-    except _BROKEN as exc:
+            return image if source.format == "PNG" else _encode_png(source)
+        return _encode_webp(source, target.options)
+    except _IMAGE_ERRORS as exc:
         raise OutputError(
-            f"The output cannot be converted to {target.format}: it is damaged, no image, or too large for the format."
+            f"The output cannot be converted to {target.format}: it is damaged, not an image, or too large for the format."
         ) from exc
 
 
 def extension(target: ConvertOutput) -> str:
-    """The end of the file name, spelled as the caller spelled the format."""
+    """The suffix of the file name, such as .jpg or .jpeg, as the caller spelled the format."""
     return f".{target.format}"
 
 
 def identify(image: bytes) -> Picture | None:
-    """What the image's header says, or None when it is no image that we know."""
+    """Read the image's header; None if it is not an image of a known format."""
     try:
-        return _picture(_opened(image))
-    except _BROKEN:
+        return _describe(_open(image))
+    except _IMAGE_ERRORS:
         return None
 
 
 def check_input(image: bytes) -> Picture:
-    """What a caller's image is, once all of it has been decoded. Raises InputUnavailable or TooLarge."""
+    """Decode all of a caller's image, to check it. Raises InputUnavailable or TooLarge."""
     try:
-        opened = _opened(image)
-        picture = _picture(opened)
-        # Before the first pixel is decoded: a few kB can say that they are gigabytes.
+        source = _open(image)
+        picture = _describe(source)
+        # Before the first pixel is decoded, because a few kB can decode to gigabytes.
         if picture.width * picture.height * picture.frames > MAX_INPUT_PIXELS:
             raise TooLarge(
                 f"The image has {picture.frames} frame(s) of {picture.width}x{picture.height} pixels; "
                 f"{MAX_INPUT_PIXELS:,} pixels in total are allowed."
             )
-        for frame in _frames(opened):
+        for frame in _frames(source):
             frame.load()
     except UnidentifiedImageError as exc:
-        raise InputUnavailable(f"This is no image; {', '.join(_FORMATS)} are known.") from exc
-    except _BROKEN as exc:
+        raise InputUnavailable(f"This is not an image; the supported formats are {', '.join(_FORMATS)}.") from exc
+    except _IMAGE_ERRORS as exc:
         raise InputUnavailable("The image is damaged or incomplete.") from exc
     return picture
 
@@ -92,18 +91,17 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ANIMATED = frozenset({"PNG", "WEBP", "GIF", "AVIF"})
 
 
-def _opened(image: bytes) -> ImageFile:
-    # Not Image.open: it refuses a large output that ComfyUI has just written, warns about one half as large, and tries
-    # formats whose readers start programs (EPS).
-    for name, reader in _readers().items():
+def _open(image: bytes) -> ImageFile:
+    # Not Image.open: it refuses or warns about large outputs, and tries formats whose readers start programs (EPS).
+    for name, reader in _load_readers().items():
         accepts = Image.OPEN[name][1]
         if accepts and accepts(image[:16]) is True:
             return reader(BytesIO(image))
-    raise UnidentifiedImageError("no known format")
+    raise UnidentifiedImageError("unknown format")
 
 
 @cache
-def _readers() -> dict[str, type[ImageFile]]:
+def _load_readers() -> dict[str, type[ImageFile]]:
     from PIL import (
         AvifImagePlugin,
         BmpImagePlugin,
@@ -116,7 +114,7 @@ def _readers() -> dict[str, type[ImageFile]]:
 
     readers: tuple[type[ImageFile], ...] = (
         PngImagePlugin.PngImageFile,
-        # Without Pillow's own look for a second picture inside (MPO), as many cameras write them.
+        # Not JpegImagePlugin.jpeg_factory, which looks for a second image (MPO), as many cameras write it.
         JpegImagePlugin.JpegImageFile,
         WebPImagePlugin.WebPImageFile,
         GifImagePlugin.GifImageFile,
@@ -127,43 +125,43 @@ def _readers() -> dict[str, type[ImageFile]]:
     return dict(zip(_FORMATS, readers, strict=True))
 
 
-def _picture(opened: ImageFile) -> Picture:
-    name = str(opened.format)
-    return Picture(name, Image.MIME[name], opened.width, opened.height, _frame_count(opened))
+def _describe(source: ImageFile) -> Picture:
+    name = str(source.format)
+    return Picture(name, Image.MIME[name], source.width, source.height, _frame_count(source))
 
 
-def _frame_count(opened: ImageFile) -> int:
-    # The pages of a TIFF are no animation.
-    return getattr(opened, "n_frames", 1) if opened.format in _ANIMATED else 1
+def _frame_count(source: ImageFile) -> int:
+    # The pages of a TIFF are not an animation.
+    return getattr(source, "n_frames", 1) if source.format in _ANIMATED else 1
 
 
-def _frames(opened: ImageFile) -> Iterable[Image.Image]:
-    """Each frame is the same object, at another position."""
-    return ImageSequence.Iterator(opened) if _frame_count(opened) > 1 else [opened]
+def _frames(source: ImageFile) -> Iterable[Image.Image]:
+    """All frames. Each is the same object, at another position."""
+    return ImageSequence.Iterator(source) if _frame_count(source) > 1 else [source]
 
 
-def _jpeg(opened: ImageFile, options: JpegOptions) -> bytes:
-    picture = _flat(_plain(opened))
-    extra = _mozjpeg(options)
-    # As in sharp, mozjpeg and optimizeScans make it progressive whatever else is said.
+def _encode_jpeg(source: ImageFile, options: JpegOptions) -> bytes:
+    picture = _flatten(_to_srgb(source))
+    extra = _mozjpeg_options(options)
+    # As in sharp, mozjpeg and optimizeScans always make it progressive.
     progressive = options.progressive or options.mozjpeg or extra["optimize_scans"]
     if any(extra.values()):
         extra |= {"Q": options.quality, "interlace": progressive, "optimize_coding": options.optimize_coding}
         extra["subsample_mode"] = "off" if options.chroma_subsampling == "4:4:4" else "on"
-        return _by_libvips(".jpg", [picture], **extra)
-    return _by_pillow(
+        return _save_with_libvips(".jpg", [picture], **extra)
+    return _save_with_pillow(
         "JPEG",
         picture,
         quality=options.quality,
         progressive=progressive,
         subsampling=options.chroma_subsampling,
         optimize=options.optimize_coding,
-        comment=b"",  # Pillow copies the source's, unless told another
+        comment=b"",  # otherwise Pillow copies the source's
     )
 
 
-def _mozjpeg(options: JpegOptions) -> dict[str, Any]:
-    """What only mozjpeg can do. As in sharp, `mozjpeg` sets all four, and one that is given overrides that."""
+def _mozjpeg_options(options: JpegOptions) -> dict[str, Any]:
+    """The options that need mozjpeg. As in sharp, `mozjpeg` sets the default of all four."""
     names = {
         "trellis_quant": ("trellis_quantisation", True),
         "overshoot_deringing": ("overshoot_deringing", True),
@@ -176,29 +174,29 @@ def _mozjpeg(options: JpegOptions) -> dict[str, Any]:
     }
 
 
-def _webp(opened: ImageFile, options: WebpOptions) -> bytes:
-    timing = _timing(opened) if _frame_count(opened) > 1 else None
+def _encode_webp(source: ImageFile, options: WebpOptions) -> bytes:
+    timing = _read_timing(source) if _frame_count(source) > 1 else None
     if options.near_lossless or options.smart_subsample or options.preset != "default":
-        frames = map(_with_alpha, _frames(opened)) if timing else [_plain(opened)]
+        frames = map(_to_rgba, _frames(source)) if timing else [_to_srgb(source)]
         same = options.model_dump(include={"lossless", "near_lossless", "smart_subsample", "preset", "effort"})
-        return _by_libvips(".webp", frames, timing, Q=options.quality, alpha_q=options.alpha_quality, **same)
+        return _save_with_libvips(".webp", frames, timing, Q=options.quality, alpha_q=options.alpha_quality, **same)
     given = options.model_dump(include={"quality", "alpha_quality", "lossless"}) | {"method": options.effort}
     if timing is None:
-        return _by_pillow("WEBP", _plain(opened), **given)
-    # Pillow takes frame after frame from the source itself: a list of them would be hundreds of MB for a video. It does
-    # not convert their colours, so the profile goes along. Without key frames (kmax), as sharp.
-    given |= {"background": (0, 0, 0, 0), "kmin": 0, "kmax": 0, "icc_profile": opened.info.get("icc_profile")}
-    return _by_pillow("WEBP", opened, save_all=True, duration=timing.durations, loop=timing.plays, **given)
+        return _save_with_pillow("WEBP", _to_srgb(source), **given)
+    # Pillow reads one frame after the other from the source, as a list would be hundreds of MB for a video. It does not
+    # convert their colours, so the profile is kept. No key frames (kmax), as in sharp.
+    given |= {"background": (0, 0, 0, 0), "kmin": 0, "kmax": 0, "icc_profile": source.info.get("icc_profile")}
+    return _save_with_pillow("WEBP", source, save_all=True, duration=timing.durations, loop=timing.plays, **given)
 
 
-def _png(opened: ImageFile) -> bytes:
-    # Pillow copies the profile of the source, unless told another.
-    if _frame_count(opened) == 1:
-        return _by_pillow("PNG", _plain(opened), icc_profile=None)
-    timing = _timing(opened)
-    first, *others = map(_with_alpha, _frames(opened))
+def _encode_png(source: ImageFile) -> bytes:
+    # Otherwise Pillow copies the profile of the source.
+    if _frame_count(source) == 1:
+        return _save_with_pillow("PNG", _to_srgb(source), icc_profile=None)
+    timing = _read_timing(source)
+    first, *others = map(_to_rgba, _frames(source))
     given = {"append_images": others, "duration": timing.durations, "loop": timing.plays, "icc_profile": None}
-    return _by_pillow("PNG", first, save_all=True, **given)
+    return _save_with_pillow("PNG", first, save_all=True, **given)
 
 
 class _Timing(NamedTuple):
@@ -206,51 +204,51 @@ class _Timing(NamedTuple):
     """In milliseconds."""
 
     plays: int
-    """0 means for ever."""
+    """0 means forever."""
 
 
-def _timing(opened: ImageFile) -> _Timing:
+def _read_timing(source: ImageFile) -> _Timing:
     durations = []
-    for frame in _frames(opened):
-        frame.load()  # a WebP tells how long a frame is shown only with its pixels
+    for frame in _frames(source):
+        frame.load()  # a WebP has the duration of a frame only with its pixels
         duration = round(frame.info.get("duration", 0))
-        # As libvips and browsers do: nobody means frames that short, and the two engines agree.
+        # As libvips and browsers do with durations that short, so that both engines agree.
         durations.append(duration if duration > 10 else 100)
-    loop = opened.info.get("loop")
-    if opened.format == "GIF":
-        # A GIF counts repetitions where WebP and PNG count plays, and without a count it plays once.
+    loop = source.info.get("loop")
+    if source.format == "GIF":
+        # A GIF counts repetitions, WebP and PNG count plays. A GIF without a count plays once.
         return _Timing(durations, 1 if loop is None else loop and loop + 1)
     return _Timing(durations, loop or 0)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The pixels as sharp hands them to its encoders: RGB or RGBA of 8 bits in sRGB, not turned as the EXIF says."""
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The image as sharp passes it to its encoders: RGB or RGBA of 8 bits in sRGB, without the EXIF rotation."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value / 256).convert("L")  # Pillow would clip 16 bits to 8
+        image = image.convert("I").point(lambda value: value / 256).convert("L")  # Pillow clips 16 bits to 8
     mode = "RGBA" if image.has_transparency_data else "RGB"
     if profile:
-        image = _in_srgb(image if image.mode in {"L", "CMYK"} else image.convert(mode), profile, mode)
+        image = _apply_profile(image if image.mode in {"L", "CMYK"} else image.convert(mode), profile, mode)
     return image if image.mode == mode else image.convert(mode)
 
 
-def _in_srgb(image: Image.Image, profile: bytes, mode: str) -> Image.Image:
+def _apply_profile(image: Image.Image, profile: bytes, mode: str) -> Image.Image:
     from PIL import ImageCms
 
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
     except (ImageCms.PyCMSError, OSError):
-        # As sharp does with a profile that is broken or made for other pixels.
+        # Ignore a profile that is invalid or for another mode, as sharp does.
         return image
 
 
-def _with_alpha(frame: Image.Image) -> Image.Image:
-    # Also where this frame needs none: all frames of an animation must be alike.
-    return _plain(frame).convert("RGBA")
+def _to_rgba(frame: Image.Image) -> Image.Image:
+    # Frames without transparency as well, because all frames of an animation must have the same mode.
+    return _to_srgb(frame).convert("RGBA")
 
 
-def _flat(picture: Image.Image) -> Image.Image:
+def _flatten(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB":
         return picture
     black = Image.new("RGB", picture.size)
@@ -258,15 +256,17 @@ def _flat(picture: Image.Image) -> Image.Image:
     return black
 
 
-def _by_pillow(name: str, picture: Image.Image, **options: Any) -> bytes:
+def _save_with_pillow(name: str, picture: Image.Image, **options: Any) -> bytes:
     out = BytesIO()
     picture.save(out, name, **options)
     return out.getvalue()
 
 
-def _by_libvips(suffix: str, frames: Iterable[Image.Image], timing: _Timing | None = None, **options: Any) -> bytes:
-    """Pillow has decoded, libvips encodes. Frames stand one below the other, which is libvips' way of an animation."""
-    vips = _libvips()
+def _save_with_libvips(
+    suffix: str, frames: Iterable[Image.Image], timing: _Timing | None = None, **options: Any
+) -> bytes:
+    """Encode what Pillow has decoded. libvips takes the frames of an animation one below the other."""
+    vips = _load_libvips()
     pixels = bytearray()
     for frame in frames:
         pixels += frame.tobytes()
@@ -283,11 +283,11 @@ def _by_libvips(suffix: str, frames: Iterable[Image.Image], timing: _Timing | No
 
 
 @cache
-def _libvips() -> Any:
+def _load_libvips() -> Any:
     import pyvips
 
-    # The encoders run in the calling thread; more threads would only copy pixels to them.
+    # The encoders run in the calling thread; more threads would only copy pixels.
     pyvips.concurrency_set(1)
-    # Nothing is asked twice, and what the cache holds keeps its pixels in memory.
+    # No operation is repeated, and the cache would keep pixels in memory.
     pyvips.cache_set_max(0)
     return pyvips

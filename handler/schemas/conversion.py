@@ -1,4 +1,4 @@
-"""What images are converted to: `convert_output` of a request."""
+"""`convert_output`: the format of output images and its options."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 
 class _Options(BaseModel):
-    """Names are sharp's (camelCase). Unknown ones are ignored, as the reference does."""
+    """Options with the names of sharp, in camelCase. Unknown ones are ignored, as in comfyui-api."""
 
     model_config = ConfigDict(strict=True, frozen=True, alias_generator=to_camel, validate_by_name=True)
 
@@ -41,7 +41,7 @@ class WebpOptions(_Options):
 
 
 class PngOptions(_Options):
-    """None yet: PNG is what ComfyUI writes."""
+    """PNG has no options."""
 
 
 class _Format(BaseModel):

@@ -1,4 +1,4 @@
-"""Per-request credentials: which of them goes with which URL. They are never echoed, logged or sent on."""
+"""`credentials` of a request, and the URLs that they are for. They are never echoed or logged."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from handler.urls import MAX_URL_LENGTH
 
 
 class _Auth(BaseModel):
-    # Not strict: a SecretStr is made of the caller's text.
+    # Not strict, so that a text becomes a SecretStr.
     model_config = ConfigDict(frozen=True)
 
 
@@ -28,7 +28,7 @@ class BasicAuth(_Auth):
 
 class HeaderAuth(_Auth):
     type: Literal["header"]
-    header_name: str = Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", description="Name of a header of its own.")
+    header_name: str = Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", description="Name of the header.")
     header_value: SecretStr
 
 
@@ -51,20 +51,20 @@ Auth = Annotated[BearerAuth | BasicAuth | HeaderAuth | QueryAuth | S3Auth, Discr
 
 
 class Credential(BaseModel):
-    """What to show at URLs of one kind."""
+    """Credentials for the URLs that match a pattern."""
 
     model_config = ConfigDict(frozen=True)
 
     url_pattern: str = Field(
         min_length=1,
         max_length=2048,
-        description="A URL with wildcards: * stands for anything but a slash, ** for anything, ? for one character.",
+        description="A URL with wildcards: * matches anything but a slash, ** anything, ? one character.",
     )
     auth: Auth
 
 
 def find_auth(credentials: Sequence[Credential], url: str) -> Auth | None:
-    """The auth of the first credential whose pattern matches the whole URL. Raises BadRequest for an endless one."""
+    """The auth of the first credential whose pattern matches the whole URL. Raises BadRequest if the URL is too long."""
     if credentials and len(url) > MAX_URL_LENGTH:
         raise BadRequest(f"A URL has more than {MAX_URL_LENGTH} characters.")
     return next((one.auth for one in credentials if matches_pattern(one.url_pattern, url)), None)
@@ -73,19 +73,20 @@ def find_auth(credentials: Sequence[Credential], url: str) -> Auth | None:
 def matches_pattern(pattern: str, text: str) -> bool:
     """Whether a pattern with *, ** and ? matches a whole text.
 
-    All places of the pattern that the text so far can have reached are followed at once, as the bits of a number: the time
-    grows with the text alone, where a regular expression with many stars could take for ever.
+    Runs in linear time, where a regular expression with many stars can take exponential time. It simulates the pattern's
+    automaton: a bit of `reached` is set if the text so far can reach that place of the pattern.
     """
     tokens = [token if token.count("*") < 2 else "**" for token in re.findall(r"\*+|.", pattern, re.DOTALL)]
-    at = {token: sum(1 << place for place, one in enumerate(tokens) if one == token) for token in set(tokens)}
-    deep, stars, one = at.get("**", 0), at.get("*", 0) | at.get("**", 0), at.get("?", 0)
-    here = 1 | (1 & stars) << 1
+    masks = {token: sum(1 << place for place, one in enumerate(tokens) if one == token) for token in set(tokens)}
+    deep, stars, single = masks.get("**", 0), masks.get("*", 0) | masks.get("**", 0), masks.get("?", 0)
+    reached = 1 | (1 & stars) << 1
     for char in text:
         in_segment = char != "/"
-        stay = here & (stars if in_segment else deep)
-        move = here & ((0 if char in "*?" else at.get(char, 0)) | (one if in_segment else 0))
-        here = stay | move << 1
-        here |= (here & stars) << 1  # a star may stand for nothing
-        if not here:
+        literal = 0 if char in "*?" else masks.get(char, 0)
+        stay = reached & (stars if in_segment else deep)
+        move = reached & (literal | (single if in_segment else 0))
+        reached = stay | move << 1
+        reached |= (reached & stars) << 1  # a star may match nothing
+        if not reached:
             return False
-    return bool(here >> len(tokens) & 1)
+    return bool(reached >> len(tokens) & 1)

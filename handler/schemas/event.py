@@ -1,4 +1,4 @@
-"""What a host hands in, `{"id"?, "input": {...}}`, and the dialect of its input."""
+"""Parses an event, `{"id"?, "input": {...}}`, into the request of its dialect."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ Request = PromptRequest | WorkflowRequest | WorkerRequest
 
 
 def parse_event(event: Mapping[str, Any]) -> Request:
-    """The request that an event holds. Raises BadRequest."""
+    """The request in an event. Raises BadRequest."""
     given = event.get("input")
     if not isinstance(given, dict):
         raise BadRequest("The event needs an `input` object with a `prompt` or a `workflow`.", location="input")

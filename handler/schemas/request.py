@@ -1,4 +1,4 @@
-"""What may come in: the event's input, validated."""
+"""The requests of our own dialects, as pydantic models."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self
@@ -21,12 +21,12 @@ from handler.schemas.result import Result
 from handler.schemas.uploads import AzureUpload, HfUpload, HttpUpload, S3Upload, Upload
 from handler.urls import MAX_URL_LENGTH, origin, redact_urls
 
-# What is secret, and what the answer has in a place of its own.
+# Secret fields, and fields that the answer has in another place.
 _NOT_ECHOED = {"credentials", "comfy_org_api_key", "prompt", "input", "workflow", "images"}
 
 
 class Options(BaseModel):
-    """What every dialect takes beside the graph. Unknown fields are ignored, as the reference does."""
+    """The options of all dialects. Unknown fields are ignored, as in comfyui-api."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -41,56 +41,58 @@ class Options(BaseModel):
         default_factory=lambda: str(uuid4()),
         min_length=1,
         max_length=255,
-        description="The caller's id of the request, echoed as given. Default: a UUID.",
+        description="The caller's id of the request. The answer repeats it. Default: a UUID.",
     )
     convert_output: Annotated[ConvertOutput, Discriminator("format")] = Field(
         ConvertPng(format="png"), description="The format of still and animated images. Default: as ComfyUI wrote them."
     )
     timeout_s: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="A deadline for the whole job, in seconds."
+        None, gt=0, allow_inf_nan=False, description="Time limit of the whole job, in seconds."
     )
 
     webhook: str | None = Field(
-        None, description="URL that gets one output.complete per output, or one prompt.failed. Empty: none."
+        None, description="URL that gets one output.complete per output, or one prompt.failed. Empty: no webhook."
     )
     webhook_v2: str | None = Field(
         None,
-        description="URL that gets one prompt.complete or prompt.failed, by the Standard Webhooks rules. Empty: none.",
+        description="URL that gets one prompt.complete or prompt.failed as a Standard Webhook. Empty: no webhook.",
     )
     s3: S3Upload | None = Field(None, description="Upload the outputs to an S3 bucket.")
     azure_blob_upload: AzureUpload | None = Field(None, description="Upload the outputs to Azure Blob Storage.")
     hf_upload: HfUpload | None = Field(None, description="Upload the outputs to the Hugging Face hub.")
     http_upload: HttpUpload | None = Field(None, description="PUT the outputs to a web server.")
     credentials: list[Credential] = Field(
-        [], max_length=100, description="What to show at protected URLs; the first match wins."
+        [], max_length=100, description="Credentials of protected URLs; the first match wins."
     )
     comfy_org_api_key: SecretStr | None = Field(
-        None, strict=False, description="Comfy.org's key for API nodes. Default: COMFY_ORG_API_KEY. It is never echoed."
+        None,
+        strict=False,
+        description="Comfy.org's key for API nodes. Default: COMFY_ORG_API_KEY. The answer never repeats it.",
     )
 
     @field_validator("webhook", "webhook_v2")
     @classmethod
-    def _url(cls, value: str | None) -> str | None:
+    def _webhook(cls, value: str | None) -> str | None:
         return webhook_url(value)
 
     @field_validator("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload", mode="before")
     @classmethod
     def _not_null(cls, value: Any) -> Any:
-        # As the reference: a field that is not wanted is left out.
+        # As in comfyui-api, null is not the same as a missing field.
         if value is None:
-            raise ValueError("null is no value for it; leave it out")
+            raise ValueError("null is invalid; leave the field out")
         return value
 
     @model_validator(mode="after")
     def _one_upload(self) -> Self:
         given = [name for name in ("s3", "azure_blob_upload", "hf_upload", "http_upload") if getattr(self, name)]
         if len(given) > 1:
-            raise ValueError(f"one upload at most; given are {' and '.join(f'`{name}`' for name in given)}")
+            raise ValueError(f"only one upload is allowed, not {' and '.join(f'`{name}`' for name in given)}")
         return self
 
     @property
     def upload(self) -> Upload | None:
-        """Where the outputs go; None for the answer itself."""
+        """Where the outputs are uploaded; None to put them into the answer."""
         return self.s3 or self.azure_blob_upload or self.hf_upload or self.http_upload
 
     @property
@@ -110,12 +112,12 @@ class Options(BaseModel):
 
     @property
     def deferred(self) -> bool:
-        """Whether the caller is answered before the job has run."""
+        """Whether the caller gets a 202 before the job runs."""
         return bool(self.webhook or self.webhook_v2 or (self.upload and self.upload.async_))
 
     @property
     def target(self) -> ConvertOutput | None:
-        """What outputs are converted to; None to leave them as they are."""
+        """The format of the outputs; None to leave them as they are."""
         return self.convert_output if "convert_output" in self.model_fields_set else None
 
     def auth_for(self, url: str) -> Auth | None:
@@ -123,7 +125,7 @@ class Options(BaseModel):
         return find_auth(self.credentials, url)
 
     def echo(self) -> dict[str, Any]:
-        """The caller's options, as the answer repeats them: without the secret ones, and without what is secret in URLs."""
+        """The caller's options as the answer repeats them: without secret fields and secret parts of URLs."""
         return {
             name: redact_urls(
                 value.model_dump(by_alias=True, exclude_unset=name == "convert_output")
@@ -136,28 +138,28 @@ class Options(BaseModel):
 
 
 def webhook_url(value: str | None) -> str | None:
-    """The value, when it is empty or an http or https URL. Raises ValueError."""
+    """The value, which must be empty or an http or https URL. Raises ValueError."""
     if value and len(value) > MAX_URL_LENGTH:
-        raise ValueError(f"a webhook's URL has at most {MAX_URL_LENGTH} characters")
-    if value and not _is_server(value):
-        raise ValueError("a webhook is an http or https URL")
+        raise ValueError(f"the URL of a webhook may have at most {MAX_URL_LENGTH} characters")
+    if value and not _is_http_url(value):
+        raise ValueError("a webhook must be an http or https URL")
     return value
 
 
-def _is_server(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         return origin(url)[0] in ("http", "https")
     except ValueError:
         return False
 
 
-# Far more than any graph has. Beyond them it costs much to say what is wrong, and ComfyUI's own recursion ends.
-_MOST_NODES = 20_000
-_DEEPEST = 100
-_LONGEST_NAME = 1000
+# Far more than any graph has. Larger graphs make error messages slow, and exceed ComfyUI's recursion limit.
+_MAX_NODES = 20_000
+_MAX_DEPTH = 100
+_MAX_NAME = 1000
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
+def _is_deeper_than(value: Any, levels: int) -> bool:
     layer = [value]
     for _ in range(levels):
         inner = [one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
@@ -167,23 +169,23 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return any(isinstance(one, (dict, list)) for one in layer)
 
 
-def api_format(graph: Any) -> Any:
-    """The graph, unless it is of a kind that pydantic would say little of."""
+def check_api_format(graph: Any) -> Any:
+    """The graph, if it is within the limits. Raises ValueError with a clearer text than pydantic's."""
     if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
         raise ValueError(
             "this is a workflow saved by the ComfyUI editor; export it with 'Workflow > Export (API)' instead"
         )
-    if isinstance(graph, dict) and len(graph) > _MOST_NODES:
-        raise ValueError(f"more than {_MOST_NODES} nodes")
-    if _is_deeper(graph, _DEEPEST):
-        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-    if any(isinstance(name, str) and len(name) > _LONGEST_NAME for name in _names(graph)):
-        raise ValueError(f"the name of a node, a class or an input has more than {_LONGEST_NAME} characters")
+    if isinstance(graph, dict) and len(graph) > _MAX_NODES:
+        raise ValueError(f"more than {_MAX_NODES} nodes")
+    if _is_deeper_than(graph, _MAX_DEPTH):
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
+    if any(isinstance(name, str) and len(name) > _MAX_NAME for name in _names(graph)):
+        raise ValueError(f"the name of a node, a class or an input has more than {_MAX_NAME} characters")
     return graph
 
 
 def _names(graph: Any) -> Iterator[Any]:
-    """The ids of nodes, their classes, and their inputs' names."""
+    """All node ids, class names and input names."""
     for node_id, node in graph.items() if isinstance(graph, dict) else ():
         yield node_id
         if isinstance(node, dict):
@@ -192,14 +194,14 @@ def _names(graph: Any) -> Iterator[Any]:
 
 
 class PromptRequest(Options):
-    """The prompt dialect, and the body of POST /prompt."""
+    """A graph. Also the body of POST /prompt."""
 
     prompt: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
 
     @field_validator("prompt", mode="before")
     @classmethod
     def _api_format(cls, prompt: Any) -> Any:
-        return api_format(prompt)
+        return check_api_format(prompt)
 
     @property
     def graph(self) -> Graph:
@@ -207,7 +209,7 @@ class PromptRequest(Options):
 
 
 class WorkflowRequest(Options):
-    """The workflow dialect: a route under WORKFLOW_DIR and its fields. POST /workflow/<route> is it without the route."""
+    """The route of a workflow file and its fields. POST /workflow/<route> takes the same without `workflow`."""
 
     workflow: str = Field(min_length=1, description="The route of the workflow, such as flux/txt2img.")
     input: dict[str, Any] = Field(description="The fields of the workflow.")

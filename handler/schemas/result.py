@@ -1,4 +1,4 @@
-"""What goes out."""
+"""The answer to a job, as pydantic models."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ class NodeTime(BaseModel):
 
 
 class ComfyExecution(BaseModel):
-    """When ComfyUI ran the prompt. Nodes that it took from its cache are not listed."""
+    """When ComfyUI ran the prompt. Cached nodes are not listed."""
 
     start: int = Field(description="In ms since the epoch.")
     end: int = Field(description="In ms since the epoch.")
@@ -27,10 +27,10 @@ class ComfyExecution(BaseModel):
     def of(
         cls, messages: Iterable[tuple[str, Any]], started: Mapping[str, int], ended: Mapping[str, int]
     ) -> "ComfyExecution":
-        """From the messages of a history entry, and the times that the websocket told."""
+        """Build it from a history entry's messages, and from the nodes' times in ms that the websocket reported."""
         stamps = [data["timestamp"] for _, data in messages if "timestamp" in data]
         start, end = min(stamps, default=0), max(stamps, default=0)
-        nodes = {node: _node_time(begin, ended.get(node)) for node, begin in started.items()}
+        nodes = {node: _node_time(start, ended.get(node)) for node, start in started.items()}
         return cls(start=start, end=end, duration=end - start, nodes=nodes)
 
 
@@ -39,10 +39,10 @@ def _node_time(start: int, end: int | None) -> NodeTime:
 
 
 class Stats(BaseModel):
-    """Where a job's time went, in ms."""
+    """The duration of a job's steps, in ms."""
 
     comfy_execution: ComfyExecution
-    preprocess_time: float = Field(description="Checking the request and fetching its inputs.")
+    preprocess_time: float = Field(description="Validation of the request, and fetching its inputs.")
     queue_time: float = Field(description="Waiting for a place in ComfyUI's queue.")
     comfy_round_trip_time: float = Field(description="From the prompt's submission to its end.")
     postprocess_time: float = Field(description="Reading and converting the outputs.")
@@ -51,7 +51,7 @@ class Stats(BaseModel):
 
 
 class OutputEntry(BaseModel):
-    """One output, described."""
+    """The description of one output."""
 
     filename: str | None = Field(description="None for a text.")
     node_id: str
@@ -71,13 +71,13 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: str = Field(description="The request's id.")
-    prompt: dict[str, Any] = Field(description="The graph, as it was run.")
+    prompt: dict[str, Any] = Field(description="The graph as it ran.")
     images: list[str] = Field(description="Every output file: base64, or its URL after an upload.")
     filenames: list[str] = Field(description="The names of the files, in the same order.")
     outputs: list[OutputEntry] = Field(description="Every output in the order of the graph, texts included.")
     stats: Stats
-    errors: list[str] | None = Field(None, description="What did not go as asked, though nothing is lost.")
-    # for the dialects that say it; not a part of the answer itself
+    errors: list[str] | None = Field(None, description="Errors that did not fail the job.")
+    # only for dialects whose answer contains it
     uploaded: SkipJsonSchema[bool] = Field(False, exclude=True, description="Whether `images` holds URLs.")
 
     @property
@@ -86,5 +86,5 @@ class Result(BaseModel):
         return list(zip((output for output in self.outputs if output.filename), self.images, strict=True))
 
     def answer(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
+        """The answer as JSON values."""
         return self.model_dump(exclude_none=True)

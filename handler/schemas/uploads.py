@@ -1,4 +1,4 @@
-"""Where outputs are uploaded to."""
+"""The uploads of a request: where its outputs go."""
 
 from typing import Literal
 
@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from handler.schemas.credentials import S3Auth
 from handler.urls import MAX_URL_LENGTH
 
-# S3's limit for a whole key, and Azure's.
-_LONGEST_KEY = 1024
+# The limit of S3 and Azure for a whole key.
+_MAX_KEY = 1024
 
 
 class _Upload(BaseModel):
-    """Where outputs are uploaded to. With `async` the caller is answered at once."""
+    """The options of all uploads."""
 
     model_config = ConfigDict(strict=True, frozen=True, validate_by_name=True)
 
@@ -21,11 +21,11 @@ class _Upload(BaseModel):
 
 class S3Upload(_Upload):
     bucket: str = Field(min_length=1, max_length=255)
-    prefix: str = Field("", max_length=_LONGEST_KEY, description="What the keys begin with, as it is.")
+    prefix: str = Field("", max_length=_MAX_KEY, description="Prefix of the keys; no slash is added.")
 
 
 class BucketUpload(S3Upload):
-    """RunPod's way, with keys of its own: the caller gets URLs that anybody can read for a while."""
+    """RunPod's bucket, which has credentials of its own. The answer has URLs that anybody can read until they expire."""
 
     auth: S3Auth
     expiry_s: int
@@ -33,7 +33,7 @@ class BucketUpload(S3Upload):
 
 class AzureUpload(_Upload):
     container: str = Field(min_length=1, max_length=255)
-    blob_prefix: str = Field("", max_length=_LONGEST_KEY, description="What the blob names begin with, as it is.")
+    blob_prefix: str = Field("", max_length=_MAX_KEY, description="Prefix of the blob names; no slash is added.")
 
 
 class HfUpload(_Upload):
@@ -42,14 +42,14 @@ class HfUpload(_Upload):
     )
     repo_type: Literal["model", "dataset"] = "model"
     revision: str = Field("main", min_length=1, max_length=255, description="Branch of the repository.")
-    directory: str = Field("/", max_length=_LONGEST_KEY, description="Directory in the repository.")
+    directory: str = Field("/", max_length=_MAX_KEY, description="Directory in the repository.")
 
 
 class HttpUpload(_Upload):
     url_prefix: str = Field(
         pattern=r"^[hH][tT][tT][pP][sS]?://[^/]",
         max_length=MAX_URL_LENGTH,
-        description="The file name is put behind it, after a slash.",
+        description="The file name is appended after a slash.",
     )
 
 

@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from handler.graphs.graph import Graph
-from handler.schemas.request import Options, api_format
+from handler.schemas.request import Options, check_api_format
 from handler.schemas.result import Result
 
 
 class InputImage(BaseModel):
-    """One of worker-comfyui's `images`: inputs of the graph name it."""
+    """One of `images`: a file that the graph refers to by name."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -19,7 +19,7 @@ class InputImage(BaseModel):
 
 
 class WorkerResult(Result):
-    """The answer in worker-comfyui's dialect. Videos, sounds and all other files are among its `images` as well."""
+    """The answer. Its `images` contain all files, such as videos and audio, not only images."""
 
     def answer(self) -> dict[str, Any]:
         kind = "s3_url" if self.uploaded else "base64"
@@ -39,18 +39,18 @@ class WorkerResult(Result):
 class WorkerRequest(Options):
     """A graph, and the images that it loads by name."""
 
-    # A graph that only shows previews runs, too; its answer has `success_no_images`.
+    # Graphs that save nothing run as well; the answer is then `success_no_images`.
     needs_output: ClassVar[bool] = False
     uses_bucket: ClassVar[bool] = True
     result_type: ClassVar[type[Result]] = WorkerResult
 
     workflow: Graph = Field(description="A graph in ComfyUI's API format: node id to node.")
-    images: list[InputImage] | None = Field(None, description="What the graph's inputs name.")
+    images: list[InputImage] | None = Field(None, description="Images that the graph refers to by name.")
 
     @field_validator("workflow", mode="before")
     @classmethod
     def _api_format(cls, workflow: Any) -> Any:
-        return api_format(workflow)
+        return check_api_format(workflow)
 
     @property
     def graph(self) -> Graph:

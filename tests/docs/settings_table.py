@@ -9,8 +9,8 @@ FILE = ROOT / "docs" / "configuration.md"
 
 HEAD = """# Configuration
 
-Everything is set by environment variables. An empty value counts as unset, except for `CMD`. A value that cannot be used stops
-the start with one line that names it; a variable that is close to one of these names, but is none, is reported in the log.
+All settings are environment variables. An empty value counts as unset, except for `CMD`. An invalid value stops the start with
+one line that names it. The log warns of unknown variables whose names are close to one of these.
 
 <!-- Made from handler/settings.py by `python -m tests.docs.settings_table`; a test compares. -->
 
