@@ -16,9 +16,9 @@ from emulator.http.responses import JsonResponse
 from emulator.routes.prompts import cancelled_on_disconnect
 from handler import HandlerError, Job, Result, Service, Settings, json_codec
 from handler.errors import ServerStopped
-from handler.graphs import workflows
+from handler.graphs import checkpoint_defaults
 from handler.net import guard
-from handler.schemas.request import webhook_url
+from handler.schemas import webhook_url
 from handler.validation import validate
 from handler.webhooks.message import Delivery
 
@@ -144,7 +144,7 @@ def _graph(inference: InferenceRequest, seed: int, service: Service) -> Mapping[
         "height": inference.height,
         "steps": inference.num_inference_steps,
         "seed": seed,
-        **workflows.checkpoint_defaults(workflow, service.comfy.options, service.warmup_checkpoint),
+        **checkpoint_defaults(workflow, service.comfy.options, service.warmup_checkpoint),
     }
     if inference.guidance_scale is not None:
         fields["cfg_scale"] = inference.guidance_scale

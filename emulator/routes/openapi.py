@@ -13,8 +13,7 @@ from emulator.routes.deepinfra import ROUTE, offered
 from emulator.routes.openapi_routes import ANSWERS, INFERENCE, PATHS, REF, REQUESTS, RUN_ANSWERS, Json, post
 from handler import HandlerError, Service, __version__
 from handler.choices import CHOICE
-from handler.graphs import workflows
-from handler.graphs.workflows import Workflow
+from handler.graphs import Workflow, checkpoint_defaults
 
 _CHOICE_SHOWN = 60
 
@@ -82,7 +81,7 @@ def _add_lists(schema: Json, workflow: Workflow, ask: "_Lists", warmup_checkpoin
         known = ask(class_type, name) if name else []
         if known:
             field["enum"] = list(known)
-    for name, default in workflows.checkpoint_defaults(workflow, ask, warmup_checkpoint).items():
+    for name, default in checkpoint_defaults(workflow, ask, warmup_checkpoint).items():
         schema["properties"][name]["default"] = default
         schema["required"] = [one for one in schema.get("required", []) if one != name]
 

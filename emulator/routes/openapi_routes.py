@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from emulator.routes.deepinfra import Inference, InferenceRequest
 from emulator.routes.downloads import DownloadRequest
 from emulator.routes.prompts import InterruptRequest
-from handler.schemas.request import PromptRequest
-from handler.schemas.result import Result
+from handler.schemas import PromptRequest, Result
 
 Json = dict[str, Any]
 

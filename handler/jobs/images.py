@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from handler.errors import InputUnavailable, OutputError, TooLarge
-from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, JpegOptions, WebpOptions
+from handler.schemas import ConvertJpeg, ConvertOutput, ConvertPng, JpegOptions, WebpOptions
 
 MAX_INPUT_PIXELS = 178_956_970
 """The limit for all frames of a caller's image together. Pillow, and so ComfyUI, has the same limit for one frame."""

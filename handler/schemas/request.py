@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from handler.graphs.graph import Graph, file_stem
+from handler.graphs import Graph, file_stem
 from handler.schemas.conversion import ConvertOutput, ConvertPng
 from handler.schemas.credentials import Auth, Credential, find_auth
 from handler.schemas.result import Result

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from handler.graphs.graph import Graph
+from handler.graphs import Graph
 from handler.schemas.request import Options, check_api_format
 from handler.schemas.result import Result
 

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from handler.graphs import graph
-from handler.graphs.node_classes import NodeClass, node_class
+from handler.graphs import NodeClass, graph, node_class
 
 SAVE = {"SaveVideo": NodeClass(output=True)}
 

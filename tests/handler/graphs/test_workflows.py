@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from handler import HandlerError, Service, Settings
-from handler.graphs.workflows import BadWorkflow
+from handler.graphs import BadWorkflow
 from handler.pipeline import run
 from handler.settings import BadSettings
 from tests.conftest import Comfyui

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageStat, PngImagePlugi
 
 from handler.errors import InputUnavailable, OutputError, TooLarge
 from handler.jobs.images import MAX_INPUT_PIXELS, Picture, check_input, convert, extension, identify
-from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
+from handler.schemas import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
 
 PNG = ConvertPng(format="png")
 MOZJPEG = {"trellisQuantisation": True, "overshootDeringing": True, "optimizeScans": True, "quantisationTable": 3}

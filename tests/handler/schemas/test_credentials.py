@@ -1,6 +1,6 @@
 import pytest
 
-from handler.schemas.credentials import matches_pattern
+from handler.schemas import matches_pattern
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 
-from handler.schemas.event import Request, parse_event
-from handler.schemas.result import Result
-from handler.schemas.worker_comfyui import WorkerResult
+from handler.schemas import Request, Result, WorkerResult, parse_event
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}}}
 IMAGE = {"name": "a.png", "image": "aGk="}
