@@ -11,9 +11,9 @@ description = "Generate an image from a text prompt with FLUX.1-dev."
 
 
 class RequestSchema(BaseModel):
-    prompt: str = Field(description="What the picture shows.")
-    width: int = Field(1024, ge=256, le=2048, description="Width of the picture in pixels.")
-    height: int = Field(1024, ge=256, le=2048, description="Height of the picture in pixels.")
+    prompt: str = Field(description="What the image shows.")
+    width: int = Field(1024, ge=256, le=2048, description="Width of the image in pixels.")
+    height: int = Field(1024, ge=256, le=2048, description="Height of the image in pixels.")
     seed: int = random_seed(below=10**15)
     steps: int = Field(20, ge=1, le=100, description="Number of sampling steps.")
     cfg_scale: float = Field(

@@ -11,7 +11,7 @@ description = "Generate an image from a text prompt and an image with FLUX.1-sch
 
 
 class RequestSchema(BaseModel):
-    prompt: str = Field(description="What the picture shows.")
+    prompt: str = Field(description="What the image shows.")
     width: int = Field(1024, ge=256, le=2048, description="Width in pixels that the input image is resized to.")
     height: int = Field(1024, ge=256, le=2048, description="Height in pixels that the input image is resized to.")
     seed: int = random_seed(below=10**15)

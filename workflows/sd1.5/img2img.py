@@ -11,8 +11,8 @@ description = "Generate an image from a text prompt and an image with Dreamshape
 
 
 class RequestSchema(BaseModel):
-    prompt: str = Field(description="What the picture shows.")
-    negative_prompt: str = Field("text, watermark", description="What the picture must not show.")
+    prompt: str = Field(description="What the image shows.")
+    negative_prompt: str = Field("text, watermark", description="What the image must not show.")
     seed: int = random_seed(below=10**15)
     steps: int = Field(15, ge=1, le=100, description="Number of sampling steps.")
     cfg_scale: float = Field(

@@ -11,10 +11,10 @@ description = "Generate an image from a text prompt with Dreamshaper 8, a Stable
 
 
 class RequestSchema(BaseModel):
-    prompt: str = Field(description="What the picture shows.")
-    negative_prompt: str = Field("text, watermark", description="What the picture must not show.")
-    width: int = Field(512, ge=256, le=2048, description="Width of the picture in pixels.")
-    height: int = Field(512, ge=256, le=2048, description="Height of the picture in pixels.")
+    prompt: str = Field(description="What the image shows.")
+    negative_prompt: str = Field("text, watermark", description="What the image must not show.")
+    width: int = Field(512, ge=256, le=2048, description="Width of the image in pixels.")
+    height: int = Field(512, ge=256, le=2048, description="Height of the image in pixels.")
     seed: int = random_seed(below=10**11)
     steps: int = Field(20, ge=1, le=100, description="Number of sampling steps.")
     cfg_scale: float = Field(
