@@ -80,7 +80,7 @@ class Options(BaseModel):
     def _not_null(cls, value: Any) -> Any:
         # As in comfyui-api, null is not the same as a missing field.
         if value is None:
-            raise ValueError("null is invalid; leave the field out")
+            raise ValueError("null is invalid; leave it out")
         return value
 
     @model_validator(mode="after")

@@ -339,7 +339,7 @@ def test_the_yaml_document_is_the_same(api: Api) -> None:
 def test_the_table_of_inputs_can_be_left_out(api: Api, settings: Settings) -> None:
     path = "/workflow/sd1.5/img2img"
     shown = api("GET", "/docs/json").json()["paths"][path]["post"]["description"]
-    assert '| negative_prompt | string | What the picture must not show. | `"text, watermark"` |' in shown
+    assert '| negative_prompt | string | What the image must not show. | `"text, watermark"` |' in shown
     with served(create_app(settings.model_copy(update={"markdown_schema_descriptions": False}))) as url:
         bare = requests.get(f"{url}/docs/json", timeout=30).json()["paths"][path]["post"]["description"]
     assert "|" not in bare

@@ -40,7 +40,7 @@ BAD: dict[str, tuple[Script, str, str]] = {
         "INPUT_UNAVAILABLE",
         "is sent compressed",
     ),
-    "a gzip bomb as the file itself": (whole(BOMB), "INPUT_UNAVAILABLE", "no image"),
+    "a gzip bomb as the file itself": (whole(BOMB), "INPUT_UNAVAILABLE", "not an image"),
     "no end": (endless, "TOO_LARGE", "larger than"),
     "more than it announced, in one chunk of 16 EB": (
         saying(HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n" + bytes(3 << 20)),
@@ -58,7 +58,7 @@ BAD: dict[str, tuple[Script, str, str]] = {
     "a length that is no number": (saying(HEAD + b"Content-Length: many\r\n\r\n"), "INPUT_UNAVAILABLE", "empty"),
     "a redirect to itself": (saying(b"HTTP/1.1 302 Found\r\nLocation: /a\r\n\r\n"), "INPUT_UNAVAILABLE", "too many"),
     "a redirect to nowhere": (saying(b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n"), "INPUT_UNAVAILABLE", "URL"),
-    "a page": (whole(b"<html>", b"Content-Type: image/png"), "INPUT_UNAVAILABLE", "no image"),
+    "a page": (whole(b"<html>", b"Content-Type: image/png"), "INPUT_UNAVAILABLE", "not an image"),
 }
 
 

@@ -135,7 +135,7 @@ def test_prompt_texts_are_never_touched(service: Service, clean: Comfyui, files:
         ("", "INPUT_UNAVAILABLE", "empty"),
         ("nothing-there.png", "INPUT_UNAVAILABLE", "no URL, file name or base64"),
         ("../../etc/passwd", "INPUT_UNAVAILABLE", "no URL, file name or base64"),
-        ("/etc/passwd", "INPUT_UNAVAILABLE", "no image"),
+        ("/etc/passwd", "INPUT_UNAVAILABLE", "not an image"),
         ("aGVsbG8gd29ybGQ=", "INPUT_UNAVAILABLE", "image"),
         ("!!!", "INPUT_UNAVAILABLE", "no URL, file name or base64"),
         ("data:image/png;base64,!!!", "INPUT_UNAVAILABLE", "not valid base64"),
