@@ -17,8 +17,8 @@ LEFT_OUT = {
     "previews_no_client_id": "recorded with --preview-method, which the stand-in has not",
     "previews_plain": "recorded with --preview-method, which the stand-in has not",
     "previews_with_metadata": "recorded with --preview-method, which the stand-in has not",
-    "prompt_other_outputs": "needs video and latent files; the animated WebP of it is tested with the nodes",
-    "zz_server_sigterm": "ends the server; tested with the start",
+    "prompt_other_outputs": "needs video and latent files; the animated WebP is tested in test_nodes.py",
+    "zz_server_sigterm": "ends the server; tested in test_server.py",
 }
 # single requests of the front end that the stand-in does not answer
 SKIPPED = {
@@ -32,11 +32,11 @@ SKIPPED = {
         "/experiment/models/checkpoints": "not used by clients",
         "/internal/logs/raw": "not used by clients",
         "/internal/files/output": "not used by clients",
-        "/": "a page of its own",
-        "/index.html": "a page of its own",
+        "/": "the stand-in has its own page",
+        "/index.html": "the stand-in has its own page",
     }
 }
-# a prompt is interrupted, or its client comes late: how many steps are seen is chance
+# a prompt is interrupted, or its client comes late: the number of reported steps is random
 UNCOUNTED = {
     "interrupt_by_id",
     "interrupt_bystander",

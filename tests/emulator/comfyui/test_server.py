@@ -27,7 +27,7 @@ SLEEPING = {"1": node("EmulatorSleep", seconds=30.0), "2": node("PreviewImage", 
 
 
 def says_goodbye(socket: websocket.WebSocket) -> bool:
-    """Read to the end: does a close frame come before the connection is gone?"""
+    """Whether a close frame comes before the end of the connection."""
     try:
         while socket.recv_data_frame(control_frame=True)[0] != websocket.ABNF.OPCODE_CLOSE:
             continue
@@ -69,7 +69,7 @@ def test_sleep_is_never_cached(standin: Standin) -> None:
     assert [finished(standin, graph)["status"]["messages"][1][1]["nodes"] for _ in range(2)] == [[], []]
 
 
-def test_front_overtakes_who_waits(standin: Standin) -> None:
+def test_a_prompt_with_front_overtakes_pending_ones(standin: Standin) -> None:
     socket = standin.socket("order")
     blocker = submitted(standin, SLEEPING, client_id="order")
     message_of(socket, "executing")
@@ -201,7 +201,7 @@ def test_an_upload_is_viewed_unchanged(standin: Standin) -> None:
 
 
 def test_unvalidated_nodes_do_not_hurt_the_worker(standin: Standin) -> None:
-    """A node that no output needs is not looked at, whatever its inputs are."""
+    """A node that no output needs is not validated, and its inputs may be invalid."""
     graph = {"1": node("EmulatorText", text="fine"), "2": {"class_type": "VAEDecode", "inputs": [1]}}
     graph["3"] = {"class_type": "VAEDecode"}
     graph["4"] = node("VAEEncode", pixels=["5", 0])

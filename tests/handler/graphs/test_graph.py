@@ -54,7 +54,7 @@ def test_a_folder_of_vhs_may_be_a_list() -> None:
     assert (place.value, place.location) == (["u1", "u2"], "prompt.1.inputs.directory")
 
 
-def test_a_title_that_is_no_text_does_no_harm() -> None:
+def test_an_invalid_title_is_ignored() -> None:
     untitled, titled = node("A"), node("A")
     untitled["_meta"], titled["_meta"] = None, {"title": "T"}
     assert graph.describe_node("1", untitled) == "node 1 (A)"

@@ -124,7 +124,7 @@ def test_a_bad_field_is_named(
     assert says in error.message
 
 
-def test_what_comfyui_alone_can_tell_is_its_to_refuse(service: Service, clean: Comfyui) -> None:
+def test_what_only_comfyui_can_check_is_refused_by_comfyui(service: Service, clean: Comfyui) -> None:
     error = refused(service, "flux/txt2img", prompt="a", seed=-1)
     assert (error.code, error.location) == ("PROMPT_REJECTED", "prompt.31.inputs.seed")
 
@@ -222,7 +222,7 @@ def test_each_warm_up_graph_runs(service: Service, clean: Comfyui, model: str) -
     assert len(run({"input": {"prompt": warm.warmup_graph}}, warm)["images"]) == 1
 
 
-def test_fields_may_be_of_types_that_json_has_no_word_for(service: Service, clean: Comfyui, tmp_path: Path) -> None:
+def test_fields_may_have_types_that_json_does_not_have(service: Service, clean: Comfyui, tmp_path: Path) -> None:
     (tmp_path / "typed.py").write_text(TYPED)
     own = of(service, workflow_dir=tmp_path)
     fields = {"method": "fast", "size": [64, 32], "when": "2026-01-02T03:04:05Z"}
