@@ -1,23 +1,18 @@
-"""Runs a prompt: the node cache, the progress messages, the interruption."""
+"""Runs a prompt: its nodes, the node cache, the interruption."""
 
-import io
-import json
-import struct
 import threading
-import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from emulator.comfyui.execution.clients import Clients
 from emulator.comfyui.execution.errors import exception_type
+from emulator.comfyui.execution.messages import Messages
 from emulator.comfyui.execution.queue import Entry, Graph, Outcome
 from emulator.comfyui.execution.schedule import Schedule, inputs_of, is_link, node_signatures
 from emulator.comfyui.folders import Folders
 from emulator.comfyui.nodes import NodeClasses, free_memory
 
-PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA = 1, 4
-IMAGE_TYPES = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
 OUT_OF_MEMORY_TIPS = (
     "This error means you ran out of memory on your GPU.\n\n"
     "TIPS: If the workflow worked before you might have accidentally set the batch_size to a large number."
@@ -74,8 +69,7 @@ class Run:
         client_id = self.extra_data.get("client_id")
         self.client_id = None if client_id is None else str(client_id)
         self.signatures: dict[str, str] = {}
-        self.messages: list[tuple[str, dict[str, Any]]] = []
-        self.progress_of: dict[str, dict[str, Any]] = {}
+        self.messages = Messages(executor.clients, self.prompt_id, self.client_id)
         self.executed: list[str] = []
         self.node_id = ""
         self.node_inputs: dict[str, Any] = {}
@@ -83,10 +77,10 @@ class Run:
     def execute(self) -> Outcome:
         clients = self.executor.clients
         clients.client_id = self.client_id
-        self._record("execution_start", {"prompt_id": self.prompt_id})
+        self.messages.record("execution_start", {"prompt_id": self.prompt_id})
         self._prune_cache()
         cached = [node_id for node_id in self.graph if self._cached(node_id)]
-        self._record("execution_cached", {"nodes": cached, "prompt_id": self.prompt_id})
+        self.messages.record("execution_cached", {"nodes": cached, "prompt_id": self.prompt_id})
         status = self._run_nodes()
         clients.last_node = None
         # includes nodes that did not run: equal nodes share a cached result, which names the first of them
@@ -94,27 +88,18 @@ class Run:
         shown = {node_id: hit.shown for node_id, hit in hits if hit and hit.shown}
         outputs = {node_id: both["output"] for node_id, both in shown.items()}
         meta = {node_id: both["meta"] for node_id, both in shown.items()}
-        return Outcome(status, self.messages, outputs, meta)
+        return Outcome(status, self.messages.recorded, outputs, meta)
 
     def fail(self, exc: Exception) -> Outcome:
         """The outcome of a prompt that failed outside of its nodes."""
         self.node_id = self.node_id or self.outputs[0]
-        self._record("execution_error", self._failure(exc))
-        return Outcome("error", self.messages)
+        self.messages.record("execution_error", self._failure(exc))
+        return Outcome("error", self.messages.recorded)
 
     def progress(self, value: int, total: int, image: tuple[str, bytes] | None = None) -> None:
         """Report a step to the clients, with a preview if there is one. Raises Interrupted."""
         self._check_interrupt()
-        self._show_progress(value, total, "running", send=False)
-        with_metadata = image is not None and self.executor.clients.wants_metadata(self.client_id)
-        self._send("progress_state", self._progress_state(), to_all_without_client=True)
-        if image is not None and with_metadata:
-            self.executor.clients.post_bytes(self._frame_with_metadata(*image), self.client_id)
-        step = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
-        self._send("progress", step, to_all_without_client=True)
-        if image is not None and not with_metadata:
-            frame = struct.pack(">II", PREVIEW_IMAGE, IMAGE_TYPES[image[0]][0]) + image[1]
-            self.executor.clients.post_bytes(frame, self.client_id)
+        self.messages.step(self.node_id, value, total, image)
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises Interrupted as soon as the prompt is interrupted."""
@@ -144,12 +129,12 @@ class Run:
                 self._run_node(node_id)
             except Interrupted:
                 facts = {"prompt_id": self.prompt_id, "node_id": node_id, "node_type": self._class_type()}
-                self._record("execution_interrupted", {**facts, "executed": self.executed}, broadcast=True)
+                self.messages.record("execution_interrupted", {**facts, "executed": self.executed}, broadcast=True)
                 return "error"
             except Exception as exc:  # noqa: BLE001 - a node may raise anything; only its prompt fails
-                self._record("execution_error", self._failure(exc))
+                self.messages.record("execution_error", self._failure(exc))
                 return "error"
-        self._record("execution_success", {"prompt_id": self.prompt_id})
+        self.messages.record("execution_success", {"prompt_id": self.prompt_id})
         return "success"
 
     def _run_node(self, node_id: str) -> None:
@@ -157,22 +142,22 @@ class Run:
         names = {"node": node_id, "display_node": node_id}
         if hit is not None:
             output = hit.shown["output"] if hit.shown else None
-            self._send("executed", {**names, "output": output, "prompt_id": self.prompt_id})
-            self._show_progress(1, 1, "finished")
+            self.messages.send("executed", {**names, "output": output, "prompt_id": self.prompt_id})
+            self.messages.finish_node(node_id)
             return
-        self._show_progress(0.0, 1.0, "running")
+        self.messages.start_node(node_id)
         if self.client_id is not None:
             self.executor.clients.last_node = node_id
-        self._send("executing", {**names, "prompt_id": self.prompt_id})
+        self.messages.send("executing", {**names, "prompt_id": self.prompt_id})
         outputs, ui = self._call(node_id)
         shown = None
         if ui is not None:
             meta = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
             shown = {"meta": meta, "output": ui}
-            self._send("executed", {**names, "output": ui, "prompt_id": self.prompt_id})
+            self.messages.send("executed", {**names, "output": ui, "prompt_id": self.prompt_id})
         self.executor.cache[self.signatures[node_id]] = Cached(outputs, shown)
         self.executed.append(node_id)
-        self._show_progress(*self._final_progress(), "finished")
+        self.messages.finish_node(node_id)
 
     def _call(self, node_id: str) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
         """Run one node. It returns a tuple of outputs, or a dict with "result" and "ui"."""
@@ -222,54 +207,6 @@ class Run:
 
     def _class_type(self) -> str:
         return str(self.graph[self.node_id]["class_type"])
-
-    def _final_progress(self) -> tuple[float, float]:
-        total = self.progress_of[self.node_id]["max"]
-        return total, total
-
-    def _show_progress(self, value: float, total: float, state: str, *, send: bool = True) -> None:
-        self.progress_of[self.node_id] = {
-            "value": value,
-            "max": total,
-            "state": state,
-            "node_id": self.node_id,
-            "prompt_id": self.prompt_id,
-            "display_node_id": self.node_id,
-            "parent_node_id": None,
-            "real_node_id": self.node_id,
-        }
-        if send:
-            self._send("progress_state", self._progress_state(), to_all_without_client=True)
-
-    def _progress_state(self) -> dict[str, Any]:
-        return {"prompt_id": self.prompt_id, "nodes": self.progress_of}
-
-    def _frame_with_metadata(self, image_format: str, image: bytes) -> bytes:
-        facts = {
-            "node_id": self.node_id,
-            "prompt_id": self.prompt_id,
-            "display_node_id": self.node_id,
-            "parent_node_id": None,
-            "real_node_id": self.node_id,
-            "image_type": IMAGE_TYPES[image_format][1],
-        }
-        metadata = json.dumps(facts).encode()
-        frame = io.BytesIO()
-        frame.write(struct.pack(">II", PREVIEW_IMAGE_WITH_METADATA, len(metadata)))
-        frame.write(metadata)
-        frame.write(image)
-        return frame.getvalue()
-
-    def _record(self, event: str, facts: dict[str, Any], *, broadcast: bool = False) -> None:
-        """Send a message, and keep it for the history."""
-        data = {**facts, "timestamp": int(time.time() * 1000)}
-        self.messages.append((event, data))
-        self._send(event, data, to_all_without_client=broadcast)
-
-    def _send(self, event: str, data: dict[str, Any], *, to_all_without_client: bool = False) -> None:
-        """Send to the prompt's client. Without a client the event goes to all, or to nobody."""
-        if self.client_id is not None or to_all_without_client:
-            self.executor.clients.post(event, data, self.client_id)
 
 
 def _to_json_value(value: Any) -> Any:
