@@ -8,7 +8,6 @@ from handler.jobs.delivery import Delivered, upload_outputs
 from handler.jobs.job import Produced
 from handler.jobs.outputs import describe_output
 from handler.schemas.result import ComfyExecution, Result, Stats
-from handler.schemas.worker_comfyui import WorkerRequest, WorkerResult
 from handler.service import Service
 
 _MB = 1_000_000
@@ -42,11 +41,10 @@ def _describe(produced: Produced, delivered: Delivered) -> Result:
         "outputs": [describe_output(output, job.graph) for output in produced.outputs],
         "stats": _stats(produced),
         "errors": delivered.errors,
+        "uploaded": delivered.uploaded,
         **job.fields,
     }
-    if isinstance(job.request, WorkerRequest):
-        return WorkerResult.model_validate(fields | {"uploaded": delivered.uploaded})
-    return Result.model_validate(fields)
+    return job.request.result_type.model_validate(fields)
 
 
 def _stats(produced: Produced) -> Stats:

@@ -13,7 +13,6 @@ from handler.jobs.job import Produced
 from handler.jobs.outputs import Output
 from handler.net.deadline import within
 from handler.schemas.uploads import Upload
-from handler.schemas.worker_comfyui import WorkerRequest
 from handler.service import Service
 from handler.settings import Settings
 from handler.threads import ThreadPool
@@ -38,7 +37,7 @@ def deliver_outputs(produced: Produced, service: Service) -> Delivered:
     job = produced.job
     if job.request.upload:
         return upload_outputs(produced, job.request.upload, service)
-    if job.bucket and isinstance(job.request, WorkerRequest):
+    if job.bucket and job.request.uses_bucket:
         try:
             return upload_outputs(produced, job.bucket, service)
         except DeliveryError as exc:

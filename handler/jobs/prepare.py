@@ -21,7 +21,6 @@ from handler.schemas.credentials import Auth
 from handler.schemas.event import Request
 from handler.schemas.request import WorkflowRequest
 from handler.schemas.uploads import Upload
-from handler.schemas.worker_comfyui import WorkerRequest
 from handler.service import Service
 from handler.settings import Settings
 from handler.urls import redact_urls
@@ -30,7 +29,7 @@ from handler.urls import redact_urls
 def expand(request: Request, service: Service) -> tuple[Mapping[str, Any], Graph]:
     """The fields of a workflow request, with its defaults, and the graph to run. Raises UnknownWorkflow or BadRequest."""
     if not isinstance(request, WorkflowRequest):
-        return {}, request.workflow if isinstance(request, WorkerRequest) else request.prompt
+        return {}, request.graph
     workflow = service.workflows.get(request.workflow.strip("/"))
     if workflow is None:
         known = ", ".join(service.workflows) or "none"
@@ -46,16 +45,13 @@ def check_graph(graph: Graph, request: Request, comfy: ComfyClient) -> tuple[Gra
     """
     graph = graphs.replace_websocket_outputs(graph)
     classes = comfy.classes(graph)
-    # worker-comfyui runs what only shows previews, and says that there were no images.
-    if not isinstance(request, WorkerRequest) and not graphs.has_output(graph, classes):
+    if request.needs_output and not graphs.has_output(graph, classes):
         raise BadRequest(
             "The prompt has nothing to save: it needs an output node other than PreviewImage, such as SaveImage.",
             location="prompt",
         )
     check_links(graph, classes)
-    if isinstance(request, WorkerRequest):
-        graph = graphs.set_media(graph, classes, request.named_images)
-    return graph, classes
+    return graphs.set_media(graph, classes, request.named_images), classes
 
 
 def check_destinations(request: Request, settings: Settings) -> None:
@@ -121,9 +117,7 @@ def fetch_files(checked: CheckedRequest, service: Service) -> tuple[Graph, Hold]
 
 def prefix_outputs(graph: Graph, checked: CheckedRequest, settings: Settings) -> Graph:
     """The graph with every output node saving into the job's folder, in files named by the request's id."""
-    # worker-comfyui's files are named as the graph says.
-    stem = None if isinstance(checked.request, WorkerRequest) else graphs.file_stem(checked.request.id)
-    keep = settings.prepend_filenames
+    stem, keep = checked.request.file_stem, settings.prepend_filenames
     return graphs.prefix_outputs(graph, checked.classes, folder=checked.folder, stem=stem, keep=keep)
 
 
