@@ -2,10 +2,8 @@
 
 import gc
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,9 @@ import requests
 
 from emulator.app import create_app
 from handler import Service, Settings
+from tests.support.comfyui import Comfyui
 from tests.support.live import served, stand_in
+from tests.support.waiting import wait_until
 
 os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
 # What all the imports make stays: to look for garbage in it, at the end last of all, took each worker of the suite a second.
@@ -24,23 +24,6 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-
-
-@dataclass(frozen=True)
-class Comfyui:
-    """A running ComfyUI: the stand-in, or the one that COMFYUI_URL names, with its folders in COMFY_HOME."""
-
-    url: str
-    home: Path
-
-    def files(self) -> set[str]:
-        """Every file and folder in input/ and output/."""
-        found = (path for folder in ("input", "output") for path in (self.home / folder).rglob("*"))
-        return {path.relative_to(self.home).as_posix() for path in found}
-
-    def history(self) -> dict[str, Any]:
-        answer: dict[str, Any] = requests.get(f"{self.url}/history", timeout=30).json()
-        return answer
 
 
 @pytest.fixture(scope="session")
@@ -89,11 +72,3 @@ def api(settings: Settings) -> Iterator[Callable[..., requests.Response]]:
 
         wait_until(lambda: call("GET", "/health").status_code == 200)
         yield call
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
-    """Ask until it is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not become true in time"
-        time.sleep(0.02)

@@ -16,8 +16,8 @@ from schemathesis.generation import GenerationMode
 from emulator.app import create_app
 from emulator.routes.deepinfra import ROUTE
 from handler import Settings
-from tests.conftest import wait_until
 from tests.support.live import served
+from tests.support.waiting import wait_until
 
 # The server's threads draw seeds in this process while hypothesis makes a request.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")

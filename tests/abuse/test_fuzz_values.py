@@ -27,8 +27,8 @@ from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, C
 from handler.schemas.credentials import matches_pattern
 from handler.schemas.event import parse_event
 from handler.urls import redact_url
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 

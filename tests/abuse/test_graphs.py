@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.graphs import Graph
 from tests.support.standin import Standin
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.standin_fixtures"]
 

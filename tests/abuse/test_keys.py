@@ -12,9 +12,9 @@ from pydantic import SecretStr
 
 from emulator.app import create_app
 from handler import Settings
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import environment, running
 from tests.support.live import served
+from tests.support.processes import environment, running
+from tests.support.waiting import wait_until
 
 Call = Callable[..., bytes]
 

@@ -13,10 +13,11 @@ from emulator.app import create_app
 from handler import Settings
 from handler.errors import OutputError
 from handler.jobs import outputs
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import saying, scripted
+from tests.support.waiting import wait_until
 
 Api = Callable[..., requests.Response]
 

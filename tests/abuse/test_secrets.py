@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from handler import Settings
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import Server, environment, running
 from tests.support import graphs
 from tests.support.live import served
+from tests.support.processes import Server, environment, running
+from tests.support.waiting import wait_until
 
 MARK = "C4nary"
 _numbers = itertools.count()

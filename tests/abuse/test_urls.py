@@ -17,10 +17,11 @@ from handler.models.cache import ModelCache
 from handler.net import guard
 from handler.storage import store_for_url
 from handler.urls import redact_url
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import asked, saying, scripted
+from tests.support.waiting import wait_until
 
 INSIDE = [
     "127.0.0.1",

@@ -23,9 +23,9 @@ import websocket
 
 from handler import Service, Settings
 from handler.pipeline import run
-from tests.handler.test_lifecycle import running
 from tests.support import graphs
 from tests.support.live import stand_in
+from tests.support.processes import running
 
 ROUNDS = 31
 REQUESTS, AT_ONCE = 200, 64

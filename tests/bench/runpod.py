@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.handler.test_lifecycle import WARMUP, Server, environment, running
 from tests.support import graphs
+from tests.support.processes import WARMUP, Server, environment, running
 from tests.support.runpod_queue import RunPodQueue
 
 JOB_S = 1.0

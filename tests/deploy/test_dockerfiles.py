@@ -1,11 +1,8 @@
 """The Dockerfiles, checked without an engine. tests/test_image_build.py builds one."""
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import dockerfile
@@ -13,13 +10,12 @@ import pytest
 
 from handler.manifest import schema
 from handler.settings import Settings
+from tests.support.dockerfiles import MODELS, SHARED_END, arguments, instructions, program
 from tests.support.paths import ROOT
 
-MODELS = ("flux-schnell", "flux-dev", "dreamshaper")
 FILES = [ROOT / f"Dockerfile.{model}" for model in MODELS]
 EVERY_FILE = [*FILES, ROOT / "deploy/salad/Dockerfile.queue"]
 SCRIPTS = [*(ROOT / "scripts").iterdir(), ROOT / "deploy/salad/with-queue"]
-SHARED_END = "# ---- The same in all three files down to here. ----\n"
 DEFAULTS = {
     "BASE_IMAGE": "nvidia/cuda:12.8.1-base-ubuntu24.04",
     "COMFYUI_REPOSITORY": "https://github.com/comfyanonymous/ComfyUI",
@@ -36,29 +32,9 @@ def name(file: Path) -> str:
     return file.name
 
 
-def instructions(file: Path, *kinds: str) -> list[dockerfile.Command]:
-    """What BuildKit's own parser finds in a file."""
-    return [one for one in dockerfile.parse_file(str(file)) if one.cmd in kinds]
-
-
-def arguments(file: Path) -> dict[str, str]:
-    """The build arguments that have a default."""
-    pairs = [value.partition("=") for one in instructions(file, "ARG") for value in one.value]
-    return {key: value for key, equals, value in pairs if equals}
-
-
 def environment(file: Path) -> dict[str, str]:
     flat = [shlex.split(word)[0] for one in instructions(file, "ENV") for word in one.value]
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def program(tool: str, *options: str) -> str:
-    """What a program says that is content; those of packages lie beside this Python."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [shutil.which(tool, path=path) or tool, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("file", EVERY_FILE, ids=name)

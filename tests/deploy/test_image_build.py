@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import wait_until
-from tests.deploy.test_dockerfiles import SHARED_END
 from tests.support import image_supplies
+from tests.support.dockerfiles import SHARED_END
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.image,

@@ -14,7 +14,7 @@ import yaml
 
 from handler import __version__
 from handler.settings import Settings
-from tests.deploy.test_dockerfiles import MODELS, arguments, program
+from tests.support.dockerfiles import MODELS, arguments, program
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"

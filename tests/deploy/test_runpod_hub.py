@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from handler import Settings
 from handler.runpod.worker import MAX_RESULT_SIZE_MB
-from tests.handler.test_lifecycle import comfyui_processes, environment, running
 from tests.support import graphs
 from tests.support.paths import ROOT
+from tests.support.processes import comfyui_processes, environment, running
 from tests.support.runpod_queue import RunPodQueue
 
 HUB = ROOT / ".runpod"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import requests
 
-from tests.handler.test_lifecycle import environment, running
 from tests.support import browser
 from tests.support.paths import ROOT
+from tests.support.processes import environment, running
 
 IMAGES = ROOT / "images"
 REQUEST = {

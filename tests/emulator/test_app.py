@@ -18,10 +18,11 @@ from emulator.app import create_app
 from emulator.http.listener import listen
 from emulator.routes import deepinfra
 from handler import Settings, __version__
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import answered
+from tests.support.waiting import wait_until
 
 Api = Callable[..., requests.Response]
 

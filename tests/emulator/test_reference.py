@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.paths import RECORDINGS
 
 Api = Callable[..., requests.Response]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import WARMUP, comfyui_processes, environment, running
 from tests.support import graphs
+from tests.support.processes import WARMUP, comfyui_processes, environment, running
+from tests.support.waiting import wait_until
 
 
 def test_a_killed_comfyui_is_started_anew(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from starlette.routing import Route
 from emulator.app import create_app
 from emulator.salad import DeletionCost
 from handler import Settings
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
+from tests.support.waiting import wait_until
 
 Api = Callable[..., requests.Response]
 

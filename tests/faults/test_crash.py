@@ -10,11 +10,11 @@ import pytest
 
 from handler.runpod.worker import Worker
 from handler.ticket import Ticket
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import WARMUP, comfyui_processes, environment, host, running
 from tests.support import graphs
 from tests.support.faulty import Api, Pending, serving
+from tests.support.processes import WARMUP, comfyui_processes, environment, lifecycle, running
 from tests.support.receivers import Receiver
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 
@@ -134,7 +134,7 @@ def test_a_busy_comfyui_is_not_taken_for_a_hanging_one(tmp_path: Path) -> None:
 
 
 def test_a_runpod_job_that_comes_during_a_restart_waits_for_it(tmp_path: Path) -> None:
-    own = host(tmp_path, **RESTART)
+    own = lifecycle(tmp_path, **RESTART)
     own.start()
     try:
         print("injected: SIGKILL")

@@ -16,11 +16,11 @@ import requests
 from emulator.app import create_app
 from emulator.routes import deepinfra
 from handler import Settings
-from tests.conftest import Comfyui, wait_until
-from tests.emulator.routes.test_interrupt import remaining
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served, stand_in
 from tests.support.receivers import Receiver
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 
@@ -63,9 +63,9 @@ def test_a_prompt_whose_client_leaves_ends_only_if_it_is_set_to(
     with api_with(settings, cancel_on_disconnect=cancel) as url:
         began = time.monotonic()
         client = begun(url, prompt=graphs.sleep(60 if cancel else 1))
-        wait_until(lambda: remaining(comfyui) == 1)
+        wait_until(lambda: comfyui.queue_remaining() == 1)
         leave(client)
-        wait_until(lambda: remaining(comfyui) == 0)
+        wait_until(lambda: comfyui.queue_remaining() == 0)
         # What is cancelled does not last as long as it would have.
         assert cancel or time.monotonic() - began > 1
 
@@ -76,9 +76,9 @@ def test_a_client_of_deepinfra_s_endpoint_may_leave_as_well(tmp_path: Path) -> N
         with api_with(Settings.from_environ(environ), cancel_on_disconnect=True) as url:
             slow = Comfyui(comfy_url, tmp_path)
             client = begun(url, deepinfra.ROUTE, prompt="a fox", num_inference_steps=512, width=128, height=128)
-            wait_until(lambda: remaining(slow) == 1)
+            wait_until(lambda: slow.queue_remaining() == 1)
             leave(client)
-            wait_until(lambda: remaining(slow) == 0)
+            wait_until(lambda: slow.queue_remaining() == 0)
 
 
 def test_a_job_with_a_webhook_does_not_need_its_client(settings: Settings, clean: Comfyui, hook: Receiver) -> None:
@@ -99,7 +99,7 @@ def test_time_is_up_in_every_phase(
 
     print("injected: prompts of 30 s with less time than that, inside ComfyUI and behind a crowd that never ends")
     inside = begin("inside", 2, timeout_s=4)
-    wait_until(lambda: remaining(comfyui) == 2)
+    wait_until(lambda: comfyui.queue_remaining() == 2)
     behind = begin("first behind", 1, timeout_s=1)
     crowd = begin("crowd", 40)
     behind += begin("behind all", 4, timeout_s=1)
@@ -109,7 +109,7 @@ def test_time_is_up_in_every_phase(
     assert time.monotonic() - began < 25
     wait_until(lambda: api("POST", "/interrupt", json={"id": "crowd"}).status_code == 404)
     assert {job.result(30).json()["code"] for job in crowd} == {"INTERRUPTED"}
-    assert remaining(comfyui) == 0
+    assert comfyui.queue_remaining() == 0
 
 
 def test_the_same_event_again_and_again_gets_complete_answers(

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import Server, comfyui_processes, environment, running
 from tests.support import graphs
 from tests.support.faulty import Api, serving
 from tests.support.live import served, stand_in
+from tests.support.processes import Server, comfyui_processes, environment, running
 from tests.support.raw import HEAD, answered, dripping, scripted
 from tests.support.receivers import Receiver
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 

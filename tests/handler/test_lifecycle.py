@@ -1,6 +1,5 @@
 """The processes: ComfyUI as a child, the HTTP API, and what is left of them at the end."""
 
-import contextlib
 import json
 import os
 import re
@@ -8,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,83 +15,16 @@ import pytest
 import requests
 
 from handler import HandlerError, Lifecycle, Settings
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.paths import ROOT
-from tests.support.ports import free_port
+from tests.support.processes import WARMUP, comfyui_processes, environment, lifecycle, running
 from tests.support.raw import answered
-
-WARMUP = ROOT / "workflows" / "warmup" / "flux-schnell.json"
-
-
-def environment(home: Path, **changes: str) -> dict[str, str]:
-    """What a process of ours needs: the stand-in on a port and in a folder of its own."""
-    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "VIRTUAL_ENV", "LANG")}
-    own = {"COMFYUI_PORT_HOST": str(free_port()), "COMFY_HOME": str(home), "PORT": "0", "PYTHONUNBUFFERED": "1"}
-    own["CACHE_DIR"] = str(home / "cache")
-    return {**inherited, **own, **changes}
-
-
-def host(home: Path, **changes: str) -> Lifecycle:
-    return Lifecycle(Settings.from_environ(environment(home, **changes)))
-
-
-def comfyui_processes(home: Path) -> list[int]:
-    """The processes whose command line names this test's folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and str(home).encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-class Server:
-    """A process of ours; `lines` grows while it runs."""
-
-    def __init__(self, module: str, env: dict[str, str], *arguments: str) -> None:
-        self.lines: list[str] = []
-        command = [sys.executable, "-m", module, *arguments]
-        self.child = subprocess.Popen(
-            command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.child.stdout is not None
-        with self.child.stdout as lines:
-            self.lines.extend(lines)
-
-    def text(self) -> str:
-        return "".join(self.lines)
-
-    def wait(self) -> int:
-        code = self.child.wait(20)
-        self._reader.join(5)
-        return code
-
-    def end(self) -> None:
-        """Told, not killed: it would leave its ComfyUI behind."""
-        self.child.terminate()
-        try:
-            self.wait()
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            raise
-
-
-@contextlib.contextmanager
-def running(module: str, env: dict[str, str], *arguments: str) -> Iterator[Server]:
-    server = Server(module, env, *arguments)
-    try:
-        yield server
-    finally:
-        server.end()
+from tests.support.waiting import wait_until
 
 
 def test_a_host_starts_the_stand_in_warms_it_up_and_stops_it(tmp_path: Path) -> None:
-    started = host(tmp_path, WARMUP_PROMPT_FILE=str(WARMUP))
+    started = lifecycle(tmp_path, WARMUP_PROMPT_FILE=str(WARMUP))
     started.start()
     try:
         assert started.warm
@@ -118,7 +48,7 @@ def test_stopping_ends_the_whole_process_group(tmp_path: Path) -> None:
 
 
 def test_comfyui_s_log_lines_are_forwarded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    started = host(tmp_path, CMD="echo a line of the child")
+    started = lifecycle(tmp_path, CMD="echo a line of the child")
     with caplog.at_level("INFO"), pytest.raises(HandlerError):
         started.start()
     assert ("comfyui", "a line of the child") in [(record.name, record.getMessage()) for record in caplog.records]
@@ -131,7 +61,7 @@ def test_comfyui_gets_none_of_our_secrets(
     for name in ("AWS_SECRET_ACCESS_KEY", "WEBHOOK_SECRET", "API_KEYS", "HF_TOKEN", "ANYTHING_ELSE"):
         monkeypatch.setenv(name, "s3cr3t")
     with caplog.at_level("INFO"), pytest.raises(HandlerError):
-        host(tmp_path, CMD="env").start()
+        lifecycle(tmp_path, CMD="env").start()
     seen = {record.getMessage().partition("=")[0] for record in caplog.records if "=s3cr3t" in record.getMessage()}
     assert seen == {"HF_TOKEN", "ANYTHING_ELSE"}
 
@@ -147,7 +77,7 @@ def test_comfyui_gets_none_of_our_secrets(
     ],
 )
 def test_a_comfyui_that_does_not_come_up_stops_the_start(tmp_path: Path, changes: dict[str, str], says: str) -> None:
-    started = host(tmp_path, **changes)
+    started = lifecycle(tmp_path, **changes)
     with pytest.raises(HandlerError, match=re.escape(says)):
         started.start()
     assert not started.warm
@@ -157,7 +87,7 @@ def test_a_comfyui_that_does_not_come_up_stops_the_start(tmp_path: Path, changes
 def test_a_warm_up_that_fails_stops_the_start(tmp_path: Path) -> None:
     file = tmp_path / "warmup.json"
     file.write_text(json.dumps(graphs.changed(graphs.txt2img(), "30", ckpt_name="none")))
-    started = host(tmp_path, WARMUP_PROMPT_FILE=str(file))
+    started = lifecycle(tmp_path, WARMUP_PROMPT_FILE=str(file))
     with pytest.raises(HandlerError, match="warm-up prompt failed: Node 30"):
         started.start()
     assert comfyui_processes(tmp_path) == []

@@ -13,8 +13,8 @@ from typing import Any
 
 import requests
 
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import Server, comfyui_processes, environment, running
+from tests.support.processes import Server, comfyui_processes, environment, running
+from tests.support.waiting import wait_until
 
 Pending = concurrent.futures.Future[requests.Response]
 

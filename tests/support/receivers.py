@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handler.webhooks.queue import Delivery, WebhookQueue
-from tests.conftest import wait_until
+from tests.support.waiting import wait_until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SILENT = 0

@@ -12,8 +12,8 @@ from handler.errors import InputUnavailable
 from handler.models.cache import ModelCache
 from handler.pipeline import run
 from handler.storage import Version, store_for_url
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.raw import HEAD, Script, asked, saying, scripted
 
 SETTINGS = Settings(allow_private_urls=True)

@@ -22,11 +22,12 @@ from handler import HandlerError, Service, Settings
 from handler.disk import writing
 from handler.errors import DiskFull, PromptFailed
 from handler.pipeline import run
-from tests.conftest import Comfyui, wait_until
-from tests.handler.test_lifecycle import environment, running
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
+from tests.support.processes import environment, running
 from tests.support.standin import Standin
+from tests.support.waiting import wait_until
 
 Post = Callable[..., requests.Response]
 Disk = Callable[..., None]

@@ -12,11 +12,12 @@ from handler import Settings
 from handler.jobs.delivery import upload_files
 from handler.jobs.outputs import Output
 from handler.schemas.uploads import HttpUpload, S3Upload
-from tests.conftest import Comfyui, wait_until
-from tests.handler.test_lifecycle import Server, environment, running
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.ports import free_port
+from tests.support.processes import Server, environment, running
 from tests.support.raw import asked, scripted
+from tests.support.waiting import wait_until
 
 CONTENT = bytes(range(256)) * 4000
 

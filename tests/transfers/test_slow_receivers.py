@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.support.raw import SLOW, Script, scripted
 from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 

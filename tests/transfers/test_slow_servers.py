@@ -16,10 +16,11 @@ from handler.errors import InputUnavailable
 from handler.net import guard
 from handler.schemas.credentials import Auth, S3Auth
 from handler.storage import store_for_url
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import SLOW, Script, dripping, saying, scripted
+from tests.support.waiting import wait_until
 
 SETTINGS = Settings(allow_private_urls=True)
 

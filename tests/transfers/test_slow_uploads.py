@@ -17,10 +17,11 @@ from handler.errors import DeliveryError
 from handler.jobs.delivery import upload_files
 from handler.jobs.outputs import Output
 from handler.schemas.uploads import S3Upload
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import HEAD, SLOW, Script, dripping, scripted, silent
+from tests.support.waiting import wait_until
 
 KEY = base64.b64encode(b"k" * 64).decode()
 UPLOADS: dict[str, Callable[[str], dict[str, Any]]] = {

@@ -10,10 +10,11 @@ import requests
 
 from emulator.app import create_app
 from handler import Settings
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import HEAD, dripping, scripted, silent
+from tests.support.waiting import wait_until
 
 Post = Callable[..., requests.Response]
 # More than there are threads for any kind of work.

@@ -10,8 +10,8 @@ import requests
 from PIL import Image
 
 from emulator.routes.deepinfra import ROUTE
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 
 Api = Callable[..., requests.Response]
 SMALL = {"prompt": "A photo of an astronaut", "width": 128, "height": 128, "num_inference_steps": 2}

@@ -11,10 +11,11 @@ from standardwebhooks import Webhook
 
 from emulator.app import create_app
 from handler import Settings
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.receivers import Receiver
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 
@@ -125,9 +126,7 @@ def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyu
         wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         body = {"prompt": graphs.sleep(60), "webhook_v2": hook.url, "id": "cut"}
         assert requests.post(f"{url}/prompt", json=body, timeout=30).status_code == 202
-        wait_until(
-            lambda: requests.get(f"{comfyui.url}/prompt", timeout=30).json()["exec_info"]["queue_remaining"] == 1
-        )
+        wait_until(lambda: comfyui.queue_remaining() == 1)
     (body,) = hook.bodies(1)
     assert (body["type"], body["id"], body["code"]) == ("prompt.failed", "cut", "SERVER_STOPPED")
     assert time.monotonic() - began < 15

@@ -17,9 +17,9 @@ from emulator.routes.downloads import Downloads
 from handler import HandlerError
 from handler.models.cache import ModelCache
 from handler.settings import Settings
-from tests.conftest import wait_until
 from tests.support.live import served
 from tests.support.model_server import Files
+from tests.support.waiting import wait_until
 
 Post = Callable[..., requests.Response]
 MODEL = b"m" * 1000

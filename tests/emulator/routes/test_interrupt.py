@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
+from tests.support.waiting import wait_until
 
 Api = Callable[..., requests.Response]
 Pending = concurrent.futures.Future[requests.Response]
@@ -26,10 +27,6 @@ def pool() -> Any:
         yield executor
 
 
-def remaining(comfyui: Comfyui) -> int:
-    return int(requests.get(f"{comfyui.url}/prompt", timeout=30).json()["exec_info"]["queue_remaining"])
-
-
 def interrupt(api: Api, request_id: Any) -> tuple[int, Any]:
     answer = api("POST", "/interrupt", json={"id": request_id})
     return answer.status_code, answer.json()
@@ -39,7 +36,7 @@ def test_a_running_prompt_ends_and_says_so(
     api: Api, clean: Comfyui, comfyui: Comfyui, pool: concurrent.futures.Executor
 ) -> None:
     job = pool.submit(api, "POST", "/prompt", json={"prompt": graphs.sleep(30), "id": "run/ning é"})
-    wait_until(lambda: remaining(comfyui) == 1)
+    wait_until(lambda: comfyui.queue_remaining() == 1)
     assert interrupt(api, "run/ning é") == (200, {"id": "run/ning é", "interrupted": "success", "was": "running"})
     answer = job.result(30)
     assert (answer.status_code, answer.json()["code"]) == (499, "INTERRUPTED")
@@ -52,7 +49,7 @@ def test_a_queued_prompt_never_runs(
     running = [
         pool.submit(api, "POST", "/prompt", json={"prompt": graphs.sleep(30, seed=n), "id": "first"}) for n in (1, 2)
     ]
-    wait_until(lambda: remaining(comfyui) == 2)
+    wait_until(lambda: comfyui.queue_remaining() == 2)
     queued = pool.submit(api, "POST", "/prompt", json={"prompt": graphs.empty(), "id": "queued"})
     wait_until(lambda: interrupt(api, "queued")[0] == 200)
     assert queued.result(30).json()["code"] == "INTERRUPTED"
@@ -66,7 +63,7 @@ def test_a_prompt_that_has_no_thread_yet_never_runs(
     crowd = [
         pool.submit(api, "POST", "/prompt", json={"prompt": graphs.sleep(30, seed=n), "id": "crowd"}) for n in range(40)
     ]
-    wait_until(lambda: remaining(comfyui) == 2)
+    wait_until(lambda: comfyui.queue_remaining() == 2)
     last = pool.submit(api, "POST", "/prompt", json={"prompt": graphs.empty(), "id": "last"})
     wait_until(lambda: interrupt(api, "last") == (200, {"id": "last", "interrupted": "success", "was": "queued"}))
     wait_until(lambda: interrupt(api, "crowd")[0] == 404, seconds=60)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 
 Api = Callable[..., requests.Response]
 

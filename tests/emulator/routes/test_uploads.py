@@ -14,9 +14,10 @@ from starlette.routing import Route
 
 from emulator.app import create_app
 from handler import Settings
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import s3_store, served
+from tests.support.waiting import wait_until
 
 Post = Callable[..., requests.Response]
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}

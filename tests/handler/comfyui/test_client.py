@@ -16,9 +16,10 @@ from handler import HandlerError, Job, Service
 from handler.comfyui.client import ComfyClient
 from handler.errors import ComfyError, PromptFailed, PromptInterrupted, PromptRejected, PromptTimeout
 from handler.pipeline import execute, prepare, run
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
+from tests.support.waiting import wait_until
 
 
 def refused(service: Service, prompt: Any, **options: Any) -> HandlerError:
@@ -108,11 +109,7 @@ def test_a_deadline_interrupts_the_prompt(service: Service, clean: Comfyui, comf
     error = refused(service, graphs.sleep(30), timeout_s=0.5)
     assert isinstance(error, PromptTimeout)
     assert time.monotonic() - began < 10
-    assert _queue_remaining(comfyui) == 0
-
-
-def _queue_remaining(comfyui: Comfyui) -> int:
-    return int(requests.get(f"{comfyui.url}/prompt", timeout=30).json()["exec_info"]["queue_remaining"])
+    assert comfyui.queue_remaining() == 0
 
 
 def test_a_deadline_counts_the_waiting(service: Service, clean: Comfyui) -> None:
@@ -185,7 +182,7 @@ def test_no_more_prompts_than_allowed_are_inside_comfyui(service: Service, clean
 
     def one(seed: int) -> None:
         run({"input": {"prompt": graphs.sleep(0.05, seed=seed)}}, service)
-        depths.append(_queue_remaining(comfyui))
+        depths.append(comfyui.queue_remaining())
 
     threads = [threading.Thread(target=one, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -220,7 +217,7 @@ def test_a_prompt_that_somebody_removes_from_the_queue_ends(service: Service, cl
     with _Running(service, first) as inside:
         assert inside.began.wait(30)
         with _Running(service, second) as waiting:
-            wait_until(lambda: _queue_remaining(comfyui) == 2)
+            wait_until(lambda: comfyui.queue_remaining() == 2)
             requests.post(f"{comfyui.url}/queue", json={"delete": [second.ticket.prompt_id]}, timeout=30)
             assert isinstance(waiting.error(), PromptInterrupted)
         service.comfy.interrupt(first.ticket)

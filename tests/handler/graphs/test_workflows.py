@@ -11,8 +11,8 @@ from handler import HandlerError, Service, Settings
 from handler.graphs import BadWorkflow
 from handler.pipeline import run
 from handler.settings import BadSettings
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 
 Api = Callable[..., requests.Response]
 IMAGE = graphs.as_base64(graphs.picture((96, 64), "navy"))

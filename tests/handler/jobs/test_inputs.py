@@ -17,8 +17,8 @@ from starlette.routing import Route
 from handler import HandlerError, Service
 from handler.net import guard
 from handler.pipeline import run
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import served
 
 PNG = graphs.picture(color="lime")

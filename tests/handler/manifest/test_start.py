@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import environment, running
 from tests.support.live import served
+from tests.support.processes import environment, running
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

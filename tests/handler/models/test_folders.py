@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 
 from emulator.comfyui.folders import Folders
-from handler import Lifecycle, Settings
 from handler.errors import ComfyError
 from handler.models.folders import command_line, extra_model_paths
 from handler.models.search import prepare
-from tests.handler.test_lifecycle import environment
 from tests.support.live import served
 from tests.support.model_server import Files
+from tests.support.volumes import settings, started, touched
 
 # As ComfyUI 0.3.64's, in short, with a kind that is not in it.
 SOURCE = """
@@ -23,23 +22,6 @@ folder_names_and_paths['new_kind'] = ([os.path.join(models_dir, 'new')], support
 def add(folder_name, full_folder_path):
     folder_names_and_paths[folder_name] = ([full_folder_path], set())
 """
-
-
-def touched(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def settings(tmp_path: Path, *volumes: Path, **more: str) -> Settings:
-    environ = {"COMFY_HOME": str(tmp_path / "home"), "CACHE_DIR": str(tmp_path / "cache"), **more}
-    return Settings.from_environ({**environ, "NETWORK_VOLUMES": ",".join(map(str, volumes))})
-
-
-def started(home: Path, *volumes: Path, **more: str) -> Lifecycle:
-    listed = ",".join(map(str, volumes))
-    return Lifecycle(Settings.from_environ(environment(home, NETWORK_VOLUMES=listed, **more)))
 
 
 def test_comfyui_lists_the_models_of_every_layout(tmp_path: Path) -> None:

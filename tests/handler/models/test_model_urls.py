@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from tests.conftest import Comfyui
+from tests.support.comfyui import Comfyui
 from tests.support.graphs import changed, txt2img
 from tests.support.live import served
 from tests.support.model_server import Files

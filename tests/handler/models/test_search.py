@@ -11,9 +11,9 @@ from handler import HandlerError, Service
 from handler.comfyui.client import ComfyClient
 from handler.models.search import ModelSearch, describe_volumes, prepare, walk_files
 from handler.pipeline import run
-from tests.handler.models.test_folders import settings, started, touched
 from tests.support import graphs
 from tests.support.live import served
+from tests.support.volumes import settings, started, touched
 
 
 @pytest.fixture(scope="module")

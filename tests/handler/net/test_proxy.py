@@ -8,8 +8,8 @@ import pytest
 
 from handler import HandlerError, Service
 from handler.pipeline import run
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 
 PNG = graphs.picture(color="lime")
 

@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.conftest import wait_until
-from tests.handler.test_lifecycle import WARMUP, comfyui_processes, environment, running
 from tests.support import graphs
 from tests.support.live import served
+from tests.support.processes import WARMUP, comfyui_processes, environment, running
 from tests.support.runpod_queue import RunPodQueue
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from handler import HandlerError, Service, Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, GpuLost, OutOfMemory, ResultTooLarge
 from handler.pipeline import run
 from handler.settings import BadSettings
-from tests.conftest import Comfyui
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import s3_store
 from tests.support.paths import RECORDINGS
 

@@ -11,9 +11,9 @@ from standardwebhooks import Webhook
 
 from handler.settings import BadSettings, Settings
 from handler.webhooks.queue import WebhookQueue
-from tests.conftest import wait_until
 from tests.support.ports import free_port
 from tests.support.receivers import SECRET, SILENT, Open, Receiver, Spooled, numbers, webhook
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from handler.webhooks.queue import Delivery
-from tests.conftest import wait_until
 from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 

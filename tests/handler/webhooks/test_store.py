@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 

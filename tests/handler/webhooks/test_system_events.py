@@ -10,10 +10,11 @@ from handler.comfyui.client import ComfyClient
 from handler.settings import BadSettings, Settings
 from handler.ticket import Ticket
 from handler.webhooks.system_events import SystemEvents
-from tests.conftest import Comfyui, wait_until
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.ports import free_port
 from tests.support.receivers import SILENT, Receiver
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
 
