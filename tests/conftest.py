@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import requests
 
-from emulator.app import create_app
 from handler import Service, Settings
+from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
-from tests.support.live import served, stand_in
+from tests.support.live import stand_in
 from tests.support.waiting import wait_until
 
 os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -61,14 +61,12 @@ def clean(comfyui: Comfyui) -> Iterator[Comfyui]:
 
 
 @pytest.fixture(scope="session")
-def api(settings: Settings) -> Iterator[Callable[..., requests.Response]]:
+def api(settings: Settings) -> Iterator[Api]:
     """A client of the live HTTP API: api("POST", "/prompt", json={...})."""
-    app = create_app(settings)
-    with served(app) as url, requests.Session() as session:
+    with api_with(settings) as url, requests.Session() as session:
         session.trust_env = False
 
         def call(method: str, path: str, **options: Any) -> requests.Response:
             return session.request(method, url + path, timeout=60, **options)
 
-        wait_until(lambda: call("GET", "/health").status_code == 200)
         yield call

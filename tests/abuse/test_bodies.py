@@ -26,13 +26,13 @@ from emulator.http.header_timeout import HeaderTimeoutProtocol
 from emulator.routes.deepinfra import ROUTE
 from handler import Settings
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.processes import environment, running
 from tests.support.raw import answered
 from tests.support.waiting import wait_until
 
-Api = Callable[..., requests.Response]
 JSON = {"Content-Type": "application/json"}
 MB = 1 << 20
 

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from schemathesis.generation import GenerationMode
 
-from emulator.app import create_app
 from emulator.routes.deepinfra import ROUTE
 from handler import Settings
-from tests.support.live import served
-from tests.support.waiting import wait_until
+from tests.support.api import api_with
 
 # The server's threads draw seeds in this process while hypothesis makes a request.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
@@ -35,9 +32,7 @@ QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too
 @pytest.fixture(scope="module")
 def document(settings: Settings) -> Iterator[Any]:
     """The document of a server that gives prompts little time and meets nobody."""
-    own = settings.model_copy(update={"prompt_timeout_s": 1, "upload_timeout_s": 1, "allow_private_urls": False})
-    with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(settings, prompt_timeout_s=1, upload_timeout_s=1, allow_private_urls=False) as url:
         schema = schemathesis.openapi.from_url(f"{url}/docs/json")
         schema.config.update(base_url=url)
         yield schema

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import requests
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -28,6 +27,7 @@ from handler.schemas.credentials import matches_pattern
 from handler.schemas.event import parse_event
 from handler.urls import redact_url
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
@@ -98,7 +98,7 @@ def test_any_graph_runs_or_is_an_error_of_ours(service: Service, clean: Comfyui,
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
-def test_any_body_is_answered(api: Callable[..., requests.Response], clean: Comfyui, amount: dict[str, Any]) -> None:
+def test_any_body_is_answered(api: Api, clean: Comfyui, amount: dict[str, Any]) -> None:
     fields = (
         "prompt",
         "id",

@@ -5,21 +5,18 @@ in a row; outputs behind a cycle it leaves out without a word.
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import requests
 
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 from tests.support.graphs import Graph
 from tests.support.standin import Standin
 from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.standin_fixtures"]
-
-Api = Callable[..., requests.Response]
 
 
 def invert(source: str, **more: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from emulator.app import create_app
 from handler import Settings
+from tests.support.api import api_with
 from tests.support.live import served
 from tests.support.processes import environment, running
 from tests.support.waiting import wait_until
@@ -22,9 +23,8 @@ Call = Callable[..., bytes]
 @pytest.fixture(scope="module")
 def keyed(settings: Settings) -> Iterator[Call]:
     """A server with keys; gives the status line of an answer to a request line and headers as they are."""
-    own = settings.model_copy(update={"api_keys": SecretStr("key-1, schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel")})
-    with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    keys = SecretStr("key-1, schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel")
+    with api_with(settings, api_keys=keys) as url:
         parts = urlsplit(url)
 
         def call(line: str, *headers: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Names that lead out of a folder: nothing is read or written outside of the job's folders and the model folders."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,17 +9,13 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from emulator.app import create_app
 from handler import Settings
 from handler.errors import OutputError
 from handler.jobs import outputs
 from tests.support import graphs
+from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
-from tests.support.live import served
 from tests.support.raw import saying, scripted
-from tests.support.waiting import wait_until
-
-Api = Callable[..., requests.Response]
 
 NAMES = {
     "up": "../evil",
@@ -59,8 +55,7 @@ def inside(comfyui: Comfyui, settings: Settings, tmp_path_factory: pytest.TempPa
     models, cache = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("cache")
     (models / "loras").mkdir()
     (models / "loras/out").symlink_to(tmp_path_factory.mktemp("outside"))
-    with served(create_app(settings.model_copy(update={"model_dir": models, "cache_dir": cache}))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(settings, model_dir=models, cache_dir=cache) as url:
         yield lambda path, **body: requests.post(url + path, json=body, timeout=30)
 
 

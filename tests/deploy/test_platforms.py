@@ -2,18 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hcl2
 import kubernetes_validate
 import pytest
-import requests
 import yaml
 
 from handler import __version__
 from handler.settings import Settings
+from tests.support.api import Api
 from tests.support.dockerfiles import MODELS, arguments, program
 from tests.support.paths import ROOT
 
@@ -180,7 +179,7 @@ def test_keda_scales_what_there_is_by_what_prometheus_is_told() -> None:
     assert annotations["prometheus.io/port"] == "3000"
 
 
-def test_the_api_tells_prometheus_what_keda_asks(api: Callable[..., requests.Response]) -> None:
+def test_the_api_tells_prometheus_what_keda_asks(api: Api) -> None:
     (scaled,) = documents(DEPLOY / "kubernetes/keda.yaml")
     deployment, _, _ = documents(DEPLOY / "kubernetes/api.yaml")
     metric = re.findall(r"\((\w+)\)", scaled["spec"]["triggers"][0]["metadata"]["query"])[0]

@@ -5,7 +5,7 @@ import concurrent.futures
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,12 +19,11 @@ from emulator.http.listener import listen
 from emulator.routes import deepinfra
 from handler import Settings, __version__
 from tests.support import graphs
+from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.raw import answered
 from tests.support.waiting import wait_until
-
-Api = Callable[..., requests.Response]
 
 
 def test_the_probes_say_that_it_is_up(api: Api) -> None:
@@ -43,8 +42,7 @@ def test_before_comfyui_is_up_the_probes_and_prompts_say_so(settings: Settings) 
 
 
 def test_at_the_queue_depth_it_is_not_ready_but_takes_prompts(settings: Settings) -> None:
-    with served(create_app(settings.model_copy(update={"max_queue_depth": 1}))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(settings, max_queue_depth=1) as url:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             body = {"prompt": graphs.sleep(30), "id": "long"}
             running = [pool.submit(requests.post, f"{url}/prompt", json=body, timeout=40) for _ in range(2)]
@@ -74,9 +72,7 @@ def test_at_the_queue_depth_it_is_not_ready_but_takes_prompts(settings: Settings
     ],
 )
 def test_with_api_keys_one_must_be_shown(settings: Settings, headers: dict[str, str], status: int) -> None:
-    keyed = settings.model_copy(update={"api_keys": SecretStr("key-1, key-2")})
-    with served(create_app(keyed)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(settings, api_keys=SecretStr("key-1, key-2")) as url:
         answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, headers=headers, timeout=20)
         assert answer.status_code == status
         assert requests.get(f"{url}/models", headers=headers, timeout=20).status_code == status
@@ -88,8 +84,7 @@ def test_with_api_keys_one_must_be_shown(settings: Settings, headers: dict[str, 
 
 def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Comfyui) -> None:
     queue = f"{clean.url}/prompt"
-    with served(create_app(settings.model_copy(update={"queue_limit": 1}))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(settings, queue_limit=1) as url:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             long = {"prompt": graphs.sleep(30), "id": "long"}
             running = pool.submit(requests.post, f"{url}/prompt", json=long, timeout=40)

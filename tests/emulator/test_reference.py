@@ -2,17 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import requests
 
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 from tests.support.paths import RECORDINGS
 
-Api = Callable[..., requests.Response]
 FILE = RECORDINGS / "comfyui-api" / "1.18.0.json"
 RECORDED: dict[str, dict[str, Any]] = json.loads(FILE.read_text())
 

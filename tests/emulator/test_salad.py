@@ -1,7 +1,7 @@
 """The deletion cost of an instance on Salad follows the queue."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,10 @@ from emulator.app import create_app
 from emulator.salad import DeletionCost
 from handler import Settings
 from tests.support import graphs
+from tests.support.api import api_with
 from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.waiting import wait_until
-
-Api = Callable[..., requests.Response]
 
 
 @contextmanager
@@ -49,8 +48,7 @@ def test_the_cost_rises_and_falls_with_the_queue(settings: Settings, clean: Comf
 
 def test_a_metadata_service_that_is_not_there_costs_nothing(settings: Settings, clean: Comfyui) -> None:
     update = {"system_meta": {"salad_machine_id": "m"}, "salad_metadata_url": "http://127.0.0.1:9"}
-    with served(create_app(settings.model_copy(update=update))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(settings, **update) as url:
         assert requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=20).status_code == 200
 
 

@@ -1,11 +1,10 @@
 """Clients that leave, time limits in every phase, and the same request again and again: over the HTTP API."""
 
 import concurrent.futures
-import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,31 +12,22 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from emulator.app import create_app
 from emulator.routes import deepinfra
 from handler import Settings
 from tests.support import graphs
+from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
-from tests.support.live import served, stand_in
+from tests.support.live import stand_in
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures"]
-
-Api = Callable[..., requests.Response]
 
 
 @pytest.fixture
 def pool() -> Iterator[concurrent.futures.Executor]:
     with concurrent.futures.ThreadPoolExecutor(64) as executor:
         yield executor
-
-
-@contextlib.contextmanager
-def api_with(settings: Settings, **changes: Any) -> Iterator[str]:
-    with served(create_app(settings.model_copy(update=changes))) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
-        yield url
 
 
 def begun(url: str, path: str = "/prompt", **body: Any) -> socket.socket:

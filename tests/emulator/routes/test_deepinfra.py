@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from PIL import Image
 
 from emulator.routes.deepinfra import ROUTE
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 
-Api = Callable[..., requests.Response]
 SMALL = {"prompt": "A photo of an astronaut", "width": 128, "height": 128, "num_inference_steps": 2}
 
 

@@ -1,7 +1,7 @@
 """Jobs whose caller does not wait: 202 first, then exactly one terminal webhook, through the HTTP door."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,10 @@ import pytest
 import requests
 from standardwebhooks import Webhook
 
-from emulator.app import create_app
 from handler import Settings
 from tests.support import graphs
+from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
-from tests.support.live import served
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
@@ -21,15 +20,12 @@ pytest_plugins = ["tests.support.receiver_fixtures"]
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
-Post = Callable[..., requests.Response]
-
 
 @pytest.fixture
-def post(settings: Settings, comfyui: Comfyui, tmp_path: Path) -> Iterator[Post]:
+def post(settings: Settings, comfyui: Comfyui, tmp_path: Path) -> Iterator[Api]:
     environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
     own = Settings.from_environ({**environ, "CACHE_DIR": str(tmp_path / "cache"), "WEBHOOK_SECRET": SECRET})
-    with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(own) as url:
 
         def call(path: str = "/prompt", **body: Any) -> requests.Response:
             return requests.post(url + path, json=body, timeout=30)
@@ -37,7 +33,7 @@ def post(settings: Settings, comfyui: Comfyui, tmp_path: Path) -> Iterator[Post]
         yield call
 
 
-def test_a_legacy_webhook_gets_one_call_per_output(post: Post, hook: Receiver, clean: Comfyui) -> None:
+def test_a_legacy_webhook_gets_one_call_per_output(post: Api, hook: Receiver, clean: Comfyui) -> None:
     answer = post(prompt=graphs.txt2img(batch=2, seed=31), id="w", webhook=hook.url)
     assert answer.status_code == 202
     assert answer.json().keys() == {"id", "prompt", "webhook", "status"}
@@ -50,7 +46,7 @@ def test_a_legacy_webhook_gets_one_call_per_output(post: Post, hook: Receiver, c
     assert bodies[0]["prompt"] == answer.json()["prompt"]
 
 
-def test_a_standard_webhook_gets_everything_signed(post: Post, hook: Receiver, clean: Comfyui) -> None:
+def test_a_standard_webhook_gets_everything_signed(post: Api, hook: Receiver, clean: Comfyui) -> None:
     answer = post(
         "/workflow/flux/txt2img", input={"prompt": "a", "width": 256, "height": 256}, webhook_v2=hook.url, id="v"
     )
@@ -80,7 +76,7 @@ def test_a_standard_webhook_gets_everything_signed(post: Post, hook: Receiver, c
     ],
 )
 def test_a_failure_after_the_202_is_announced_once_to_each(
-    post: Post, hook: Receiver, clean: Comfyui, prompt: Any, code: str
+    post: Api, hook: Receiver, clean: Comfyui, prompt: Any, code: str
 ) -> None:
     assert post(prompt=prompt, webhook=hook.url, webhook_v2=hook.url, id="f").status_code == 202
     bodies = hook.bodies(2)
@@ -89,7 +85,7 @@ def test_a_failure_after_the_202_is_announced_once_to_each(
     assert all(body["id"] == "f" and body["error"] and body["prompt"] for body in bodies)
 
 
-def test_what_is_the_caller_s_fault_is_a_400_and_no_webhook(post: Post, hook: Receiver, clean: Comfyui) -> None:
+def test_what_is_the_caller_s_fault_is_a_400_and_no_webhook(post: Api, hook: Receiver, clean: Comfyui) -> None:
     assert post(prompt={}, webhook=hook.url).status_code == 400
     assert post(prompt=graphs.load("http://127.0.0.1:1/x.png"), webhook_v2=hook.url).status_code == 400
     for url in ("ftp://x", "http://", "http://[", "http://host:port/"):
@@ -98,20 +94,20 @@ def test_what_is_the_caller_s_fault_is_a_400_and_no_webhook(post: Post, hook: Re
     assert hook.got == []
 
 
-def test_an_empty_webhook_counts_as_absent(post: Post, clean: Comfyui) -> None:
+def test_an_empty_webhook_counts_as_absent(post: Api, clean: Comfyui) -> None:
     answer = post(prompt=graphs.empty(), webhook="", webhook_v2="")
     assert answer.status_code == 200
     assert len(answer.json()["images"]) == 1
 
 
-def test_an_interrupted_job_is_announced(post: Post, hook: Receiver, clean: Comfyui) -> None:
+def test_an_interrupted_job_is_announced(post: Api, hook: Receiver, clean: Comfyui) -> None:
     assert post(prompt=graphs.sleep(30), webhook_v2=hook.url, id="i").status_code == 202
     wait_until(lambda: post("/interrupt", id="i").status_code == 200)
     (body,) = hook.bodies(1)
     assert (body["type"], body["code"]) == ("prompt.failed", "INTERRUPTED")
 
 
-def test_credentials_are_in_no_answer_and_no_webhook(post: Post, hook: Receiver, clean: Comfyui) -> None:
+def test_credentials_are_in_no_answer_and_no_webhook(post: Api, hook: Receiver, clean: Comfyui) -> None:
     secret = {"url_pattern": "https://x/**", "auth": {"type": "bearer", "token": "s3cr3t-t0ken"}}
     answer = post(prompt=graphs.empty(), webhook=hook.url, webhook_v2=hook.url, credentials=[secret])
     hook.bodies(2)
@@ -122,8 +118,7 @@ def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyu
     environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
     own = Settings.from_environ({**environ, "CACHE_DIR": str(tmp_path), "SHUTDOWN_GRACE_S": "0.2"})
     began = time.monotonic()
-    with served(create_app(own)) as url:
-        wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
+    with api_with(own) as url:
         body = {"prompt": graphs.sleep(60), "webhook_v2": hook.url, "id": "cut"}
         assert requests.post(f"{url}/prompt", json=body, timeout=30).status_code == 202
         wait_until(lambda: comfyui.queue_remaining() == 1)

@@ -1,14 +1,11 @@
 """The documentation as a person sees it."""
 
 import re
-from collections.abc import Callable
 
 import pytest
-import requests
 
 from tests.support import browser
-
-Api = Callable[..., requests.Response]
+from tests.support.api import Api
 
 
 @pytest.fixture(scope="module")

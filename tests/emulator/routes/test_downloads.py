@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +17,11 @@ from emulator.routes.downloads import Downloads
 from handler import HandlerError
 from handler.models.cache import ModelCache
 from handler.settings import Settings
+from tests.support.api import Api
 from tests.support.live import served
 from tests.support.model_server import Files
 from tests.support.waiting import wait_until
 
-Post = Callable[..., requests.Response]
 MODEL = b"m" * 1000
 
 
@@ -68,7 +68,7 @@ def events() -> list[tuple[str, Any]]:
 @pytest.fixture
 def post(
     server: tuple[str, Door], files: tuple[str, Files], tmp_path: Path, loras: Path, events: list[tuple[str, Any]]
-) -> Post:
+) -> Api:
     """POST /download with a path of the file server as url, or a whole one."""
     environ = {"COMFY_HOME": str(tmp_path), "CACHE_DIR": str(tmp_path / "cache"), "ALLOW_PRIVATE_URLS": "true"}
     settings = Settings.from_environ({"COMFYUI_URL": "http://127.0.0.1:9", **environ})
@@ -85,7 +85,7 @@ def post(
     return call
 
 
-def test_with_wait_the_answer_comes_when_it_is_there(post: Post, files: tuple[str, Files], loras: Path) -> None:
+def test_with_wait_the_answer_comes_when_it_is_there(post: Api, files: tuple[str, Files], loras: Path) -> None:
     answer = post("/model.safetensors", filename="a2.safetensors", wait=True)
     body = answer.json()
     assert answer.status_code == 200
@@ -100,7 +100,7 @@ def test_with_wait_the_answer_comes_when_it_is_there(post: Post, files: tuple[st
     assert (loras / "a2.safetensors").read_bytes() == MODEL
 
 
-def test_without_wait_the_answer_comes_at_once(post: Post, files: tuple[str, Files], loras: Path) -> None:
+def test_without_wait_the_answer_comes_at_once(post: Api, files: tuple[str, Files], loras: Path) -> None:
     answer = post("/model.safetensors?sig=secret")
     assert answer.status_code == 202
     assert answer.json() == {
@@ -113,7 +113,7 @@ def test_without_wait_the_answer_comes_at_once(post: Post, files: tuple[str, Fil
 
 
 def test_a_failure_that_nobody_waits_for_is_logged_and_announced(
-    post: Post, events: list[tuple[str, Any]], caplog: pytest.LogCaptureFixture
+    post: Api, events: list[tuple[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "handler.models.cache"):
         assert post("/none2.safetensors?sig=secret").status_code == 202
@@ -124,14 +124,14 @@ def test_a_failure_that_nobody_waits_for_is_logged_and_announced(
     assert "secret" not in caplog.text + str(events)
 
 
-def test_a_filename_stays_in_the_folder(post: Post, loras: Path) -> None:
+def test_a_filename_stays_in_the_folder(post: Api, loras: Path) -> None:
     assert (
         post("/model.safetensors", filename="../trav.safetensors", wait=True).json()["filename"] == "trav.safetensors"
     )
     assert (loras / "trav.safetensors").exists()
 
 
-def test_credentials_open_what_they_open(post: Post) -> None:
+def test_credentials_open_what_they_open(post: Api) -> None:
     auth = {"type": "bearer", "token": "tok"}
     answer = post("/need-bearer-2.safetensors", wait=True, auth=auth)
     assert (answer.status_code, answer.json()["size"]) == (200, 1000)
@@ -175,7 +175,7 @@ def test_credentials_open_what_they_open(post: Post) -> None:
     ],
 )
 def test_what_is_wrong_is_named(
-    post: Post, loras: Path, path: str, body: dict[str, Any], code: str, location: str | None
+    post: Api, loras: Path, path: str, body: dict[str, Any], code: str, location: str | None
 ) -> None:
     answer = post(path, **body)
     assert (answer.status_code, answer.json()["code"]) == (400, code)
@@ -192,7 +192,7 @@ class Crowded(ModelCache):
         return found
 
 
-def test_what_is_removed_at_once_was_there(post: Post, server: tuple[str, Door], loras: Path) -> None:
+def test_what_is_removed_at_once_was_there(post: Api, server: tuple[str, Door], loras: Path) -> None:
     """The file was asked for its size when another download could have removed it already: 500, with a traceback."""
     settings = server[1].service.settings.model_copy(update={"lru_cache_size_gb": 1.5 * len(MODEL) / (1 << 30)})
     server[1].service.models = Crowded(settings)
@@ -201,7 +201,7 @@ def test_what_is_removed_at_once_was_there(post: Post, server: tuple[str, Door],
     assert (answer.status_code, answer.json()["size"]) == (200, len(MODEL))
 
 
-def test_more_than_can_run_at_once_wait_their_turn(post: Post, files: tuple[str, Files], loras: Path) -> None:
+def test_more_than_can_run_at_once_wait_their_turn(post: Api, files: tuple[str, Files], loras: Path) -> None:
     names = [f"{number}.safetensors" for number in range(12)]
     files[1].content.update({f"/{name}": MODEL for name in names})
     files[1].delay_s = 0.05

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,11 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 from tests.support.live import served
 from tests.support.waiting import wait_until
 
-Api = Callable[..., requests.Response]
 Pending = concurrent.futures.Future[requests.Response]
 
 

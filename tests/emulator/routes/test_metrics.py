@@ -1,15 +1,12 @@
 """GET /metrics, as Prometheus reads it."""
 
 import re
-from collections.abc import Callable
 
 import pytest
-import requests
 
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
-
-Api = Callable[..., requests.Response]
 
 
 def figures(api: Api) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Outputs that go to a store, through the HTTP door."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from starlette.routing import Route
 from emulator.app import create_app
 from handler import Settings
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 from tests.support.live import s3_store, served
 from tests.support.waiting import wait_until
 
-Post = Callable[..., requests.Response]
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
 
 
@@ -41,13 +41,13 @@ def environ(comfyui: Comfyui, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
 
 
-def posting(url: str) -> Post:
+def posting(url: str) -> Api:
     wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
     return lambda **body: requests.post(f"{url}/prompt", json=body, timeout=30)
 
 
 @pytest.fixture(scope="module")
-def post(environ: dict[str, str], s3: Any) -> Iterator[Post]:
+def post(environ: dict[str, str], s3: Any) -> Iterator[Api]:
     settings = Settings.from_environ({**environ, **KEYS, "AWS_ENDPOINT_URL": s3.meta.endpoint_url})
     with served(create_app(settings)) as url:
         yield posting(url)
@@ -80,7 +80,7 @@ def body(s3: Any, key: str) -> bytes:
 
 
 @pytest.mark.parametrize("prefix", ["p1/", "", "/lead/", "a b#c?d=é%20/"])
-def test_outputs_go_to_s3_under_the_very_key(post: Post, s3: Any, clean: Comfyui, prefix: str) -> None:
+def test_outputs_go_to_s3_under_the_very_key(post: Api, s3: Any, clean: Comfyui, prefix: str) -> None:
     upload = {"bucket": "bkt", "prefix": prefix}
     answer = post(prompt=graphs.txt2img(seed=41, batch=2), id="s", s3=upload)
     assert answer.status_code == 200
@@ -91,20 +91,20 @@ def test_outputs_go_to_s3_under_the_very_key(post: Post, s3: Any, clean: Comfyui
     assert s3.head_object(Bucket="bkt", Key=keys[1])["ContentType"] == "image/png"
 
 
-def test_converted_outputs_go_up_converted(post: Post, s3: Any, clean: Comfyui) -> None:
+def test_converted_outputs_go_up_converted(post: Api, s3: Any, clean: Comfyui) -> None:
     answer = post(prompt=graphs.empty(), id="c", s3={"bucket": "bkt", "prefix": "c/"}, convert_output={"format": "jpg"})
     assert answer.json()["images"] == ["s3://bkt/c/c_E_00001_.jpg"]
     assert s3.head_object(Bucket="bkt", Key="c/c_E_00001_.jpg")["ContentType"] == "image/jpeg"
 
 
-def test_an_asynchronous_upload_answers_at_once(post: Post, s3: Any, clean: Comfyui) -> None:
+def test_an_asynchronous_upload_answers_at_once(post: Api, s3: Any, clean: Comfyui) -> None:
     answer = post(prompt=graphs.empty(), id="later", s3={"bucket": "bkt", "prefix": "async/", "async": True})
     assert answer.status_code == 202
     assert answer.json().keys() == {"id", "prompt", "s3", "status"}
     wait_until(lambda: s3.list_objects_v2(Bucket="bkt", Prefix="async/")["KeyCount"] == 1)
 
 
-def test_an_upload_that_fails_is_a_502_and_keeps_the_outputs(post: Post, s3: Any, comfyui: Comfyui) -> None:
+def test_an_upload_that_fails_is_a_502_and_keeps_the_outputs(post: Api, s3: Any, comfyui: Comfyui) -> None:
     """The reference answers 200, and the output is gone."""
     before = set((comfyui.home / "output").iterdir())
     answer = post(prompt=graphs.empty(), id="lost", s3={"bucket": "nope-nope", "prefix": "x/"})
@@ -119,7 +119,7 @@ def test_an_upload_that_fails_is_a_502_and_keeps_the_outputs(post: Post, s3: Any
 
 
 @pytest.fixture
-def keyless(environ: dict[str, str], s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Post]:
+def keyless(environ: dict[str, str], s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
     """Without keys of the operator's."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -134,12 +134,12 @@ def with_keys(pattern: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pattern", ["s3://bkt/**", "s3://bkt/p/*.png", "**.png", "s3://bkt/p/own_E_00001_.png"])
-def test_the_caller_s_keys_are_those_of_the_file_s_url(keyless: Post, s3: Any, clean: Comfyui, pattern: str) -> None:
+def test_the_caller_s_keys_are_those_of_the_file_s_url(keyless: Api, s3: Any, clean: Comfyui, pattern: str) -> None:
     answer = keyless(prompt=graphs.empty(), id="own", s3={"bucket": "bkt", "prefix": "p/"}, **with_keys(pattern))
     assert (answer.status_code, answer.json().get("images")) == (200, ["s3://bkt/p/own_E_00001_.png"])
 
 
-def test_keys_that_turn_out_to_be_for_other_files_lose_no_outputs(keyless: Post, s3: Any, comfyui: Comfyui) -> None:
+def test_keys_that_turn_out_to_be_for_other_files_lose_no_outputs(keyless: Api, s3: Any, comfyui: Comfyui) -> None:
     before = set((comfyui.home / "output").iterdir())
     answer = keyless(prompt=graphs.empty(), id="x", s3={"bucket": "bkt", "prefix": "q/"}, **with_keys("s3://bkt/*"))
     assert (answer.status_code, answer.json()["code"]) == (502, "DELIVERY_FAILED")
@@ -149,7 +149,7 @@ def test_keys_that_turn_out_to_be_for_other_files_lose_no_outputs(keyless: Post,
     shutil.rmtree(kept)
 
 
-def test_outputs_are_put_to_a_web_server(post: Post, web: tuple[WebServer, str], clean: Comfyui) -> None:
+def test_outputs_are_put_to_a_web_server(post: Api, web: tuple[WebServer, str], clean: Comfyui) -> None:
     server, url = web
     answer = post(prompt=graphs.empty(), id="h", http_upload={"url_prefix": f"{url}/up/"})
     assert answer.json()["images"] == [f"{url}/up/h_E_00001_.png"]
@@ -157,7 +157,7 @@ def test_outputs_are_put_to_a_web_server(post: Post, web: tuple[WebServer, str],
     assert (media_type, content[:4]) == ("image/png", b"\x89PNG")
 
 
-def test_a_web_server_that_refuses_is_a_502(post: Post, web: tuple[WebServer, str], comfyui: Comfyui) -> None:
+def test_a_web_server_that_refuses_is_a_502(post: Api, web: tuple[WebServer, str], comfyui: Comfyui) -> None:
     before = set((comfyui.home / "output").iterdir())
     answer = post(prompt=graphs.empty(), http_upload={"url_prefix": f"{web[1]}/no?sig=s3cr3t"})
     assert (answer.status_code, answer.json()["code"]) == (502, "DELIVERY_FAILED")
@@ -166,14 +166,14 @@ def test_a_web_server_that_refuses_is_a_502(post: Post, web: tuple[WebServer, st
         shutil.rmtree(kept)
 
 
-def test_an_input_may_lie_in_s3(post: Post, s3: Any, clean: Comfyui) -> None:
+def test_an_input_may_lie_in_s3(post: Api, s3: Any, clean: Comfyui) -> None:
     s3.put_object(Bucket="bkt", Key="in/my pic.png", Body=graphs.picture(color="lime"))
     answer = post(prompt=graphs.load("s3://bkt/in/my pic.png"))
     assert graphs.opened(answer.json()["images"][0]).getpixel((0, 0)) == (0, 255, 0)
 
 
 @pytest.mark.parametrize("url", ["s3://bkt/none.png", "s3://nobucket/none.png"])
-def test_a_missing_object_is_a_400(post: Post, clean: Comfyui, url: str) -> None:
+def test_a_missing_object_is_a_400(post: Api, clean: Comfyui, url: str) -> None:
     answer = post(prompt=graphs.load(url))
     assert (answer.status_code, answer.json()["code"]) == (400, "INPUT_UNAVAILABLE")
     assert answer.json()["location"] == "prompt.1.inputs.image"
@@ -195,7 +195,7 @@ def test_a_missing_object_is_a_400(post: Post, clean: Comfyui, url: str) -> None
         ({"s3": {"bucket": "b"}, "http_upload": {"url_prefix": "http://x"}}, None),
     ],
 )
-def test_a_bad_upload_is_named(post: Post, clean: Comfyui, upload: Any, location: str | None) -> None:
+def test_a_bad_upload_is_named(post: Api, clean: Comfyui, upload: Any, location: str | None) -> None:
     answer = post(prompt=graphs.empty(), **upload)
     assert answer.status_code == 400
     assert answer.json().get("location") == location
@@ -210,7 +210,7 @@ def test_a_bad_upload_is_named(post: Post, clean: Comfyui, upload: Any, location
     ],
 )
 def test_a_store_that_is_not_configured_is_a_400_that_names_the_variable(
-    keyless: Post, clean: Comfyui, upload: Any, says: str
+    keyless: Api, clean: Comfyui, upload: Any, says: str
 ) -> None:
     answer = keyless(prompt=graphs.empty(), **upload)
     assert answer.status_code == 400

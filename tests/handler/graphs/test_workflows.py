@@ -1,20 +1,18 @@
 """Workflow files: found by their path, checked against ComfyUI, expanded into graphs."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from handler import HandlerError, Service, Settings
 from handler.graphs import BadWorkflow
 from handler.pipeline import run
 from handler.settings import BadSettings
 from tests.support import graphs
+from tests.support.api import Api
 from tests.support.comfyui import Comfyui
 
-Api = Callable[..., requests.Response]
 IMAGE = graphs.as_base64(graphs.picture((96, 64), "navy"))
 
 GOOD = """
