@@ -7,22 +7,18 @@ from typing import Any
 
 import pytest
 
-from handler import HandlerError, Service
+from handler import Service
+from handler.errors import GpuLost, OutOfMemory
 from handler.pipeline import run
 from tests.support import graphs
 from tests.support.comfyui import Comfyui
+from tests.support.events import refused
 
 Answer = dict[str, Any]
 
 
 def asked(service: Service, prompt: Any, **options: Any) -> Answer:
     return run({"input": {"prompt": prompt, **options}}, service)
-
-
-def refused(service: Service, given: Any) -> HandlerError:
-    with pytest.raises(HandlerError) as caught:
-        run({"input": given}, service)
-    return caught.value
 
 
 def test_a_prompt_gives_its_picture(service: Service, clean: Comfyui) -> None:
@@ -315,3 +311,31 @@ def test_an_unknown_workflow_names_the_known_ones(service: Service) -> None:
     error = refused(service, {"workflow": "nope", "input": {}})
     assert error.code == "UNKNOWN_WORKFLOW"
     assert "flux/txt2img" in error.message
+
+
+def failing(kind: str) -> graphs.Graph:
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}},
+        "2": {"class_type": "EmulatorFail", "inputs": {"message": kind, "kind": kind, "image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "F", "images": ["2", 0]}},
+    }
+
+
+def test_a_job_without_memory_runs_once_more_with_memory_freed(service: Service, clean: Comfyui) -> None:
+    assert asked(service, failing("out of memory until freed"), id="again")["filenames"] == ["again_F_00001_.png"]
+
+
+def test_a_job_that_never_has_enough_memory_says_so(
+    service: Service, clean: Comfyui, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refused(service, {"workflow": failing("out of memory")})
+    assert (type(error), error.code) == (OutOfMemory, "OUT_OF_MEMORY")
+    # Where there is no time for a second try there is none.
+    monkeypatch.setattr("handler.jobs.execution._FREE_S", 60)
+    assert isinstance(refused(service, {"workflow": failing("out of memory"), "timeout_s": 30}), OutOfMemory)
+
+
+def test_a_lost_gpu_is_told_from_a_failing_node(service: Service, clean: Comfyui) -> None:
+    error = refused(service, {"workflow": failing("gpu lost")})
+    assert (type(error), error.code) == (GpuLost, "PROMPT_FAILED")
+    assert "CUDA error" in error.message

@@ -1,4 +1,4 @@
-"""The OpenAPI document of a server with workflow files of one's own, whatever they are called and hold."""
+"""The OpenAPI document, also of a server with workflow files of one's own, whatever they are called and hold."""
 
 import json
 import re
@@ -13,7 +13,9 @@ import schemathesis
 import yaml
 
 from emulator.app import create_app
+from emulator.routes import deepinfra
 from handler import Settings
+from tests.support.api import Api
 from tests.support.live import served
 
 PLAIN = """
@@ -120,3 +122,47 @@ def test_a_workflow_without_fields_of_its_own_is_documented(settings: Settings, 
     with documented(settings, tmp_path, files) as document:
         assert fields(document, "none") == {}
         assert "/workflow/any" in document["paths"]
+
+
+def test_the_openapi_document_knows_every_route(api: Api) -> None:
+    document = api("GET", "/docs/json").json()
+    assert document["openapi"].startswith("3.1")
+    expected = {"/health", "/ready", "/models", "/metrics", "/prompt", "/interrupt", "/download", deepinfra.ROUTE} | {
+        f"/workflow/{route}" for route in ("flux/txt2img", "flux/img2img", "text2img", "sd1.5/txt2img", "sd1.5/img2img")
+    }
+    assert set(document["paths"]) == expected
+    assert all(next(iter(path.values()))["summary"] for path in document["paths"].values())
+
+
+def test_the_openapi_document_has_limits_defaults_and_comfyui_s_lists(api: Api) -> None:
+    schemas = api("GET", "/docs/json").json()["components"]["schemas"]
+    fields = schemas["WorkflowFluxTxt2imgInput"]["properties"]
+    assert (fields["width"]["minimum"], fields["width"]["maximum"], fields["width"]["default"]) == (256, 2048, 1024)
+    assert {"euler", "dpmpp_2m"} <= set(fields["sampler_name"]["enum"])
+    assert {"simple", "karras"} <= set(fields["scheduler"]["enum"])
+    assert "flux1-schnell-fp8.safetensors" in fields["checkpoint"]["enum"]
+    assert fields["checkpoint"]["default"] == "flux1-schnell-fp8.safetensors"
+    assert schemas["WorkflowFluxTxt2imgInput"]["required"] == ["prompt"]
+    assert all(field["description"] for field in fields.values())
+    assert "chromaSubsampling" in schemas["JpegOptions"]["properties"]
+    assert "x-comfyui" not in json.dumps(schemas)
+
+
+def test_every_reference_in_the_document_leads_somewhere(api: Api) -> None:
+    document = api("GET", "/docs/json").json()
+    names = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))
+    assert names
+    assert set(names) <= set(document["components"]["schemas"])
+
+
+def test_the_yaml_document_is_the_same(api: Api) -> None:
+    assert yaml.safe_load(api("GET", "/docs/yaml").text) == api("GET", "/docs/json").json()
+
+
+def test_the_table_of_inputs_can_be_left_out(api: Api, settings: Settings) -> None:
+    path = "/workflow/sd1.5/img2img"
+    shown = api("GET", "/docs/json").json()["paths"][path]["post"]["description"]
+    assert '| negative_prompt | string | What the image must not show. | `"text, watermark"` |' in shown
+    with served(create_app(settings.model_copy(update={"markdown_schema_descriptions": False}))) as url:
+        bare = requests.get(f"{url}/docs/json", timeout=30).json()["paths"][path]["post"]["description"]
+    assert "|" not in bare

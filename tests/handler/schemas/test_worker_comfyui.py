@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import requests
 
-from handler import HandlerError, Service, Settings
-from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, GpuLost, OutOfMemory, ResultTooLarge
+from handler import Service
+from handler.errors import BadRequest, ForbiddenUrl
 from handler.pipeline import run
 from handler.settings import BadSettings
 from tests.support import graphs
 from tests.support.comfyui import Comfyui
+from tests.support.events import bucket_environ, refused, service_with
 from tests.support.live import s3_store
 from tests.support.paths import RECORDINGS
 
@@ -24,21 +25,6 @@ RECORDED = RECORDINGS / "runpod" / "request.json"
 
 def answer(service: Service, workflow: Any, **given: Any) -> dict[str, Any]:
     return run({"id": "job-1", "input": {"workflow": workflow, **given}}, service)
-
-
-def refused(service: Service, given: Any, **beside: Any) -> HandlerError:
-    with pytest.raises(HandlerError) as caught:
-        run({"id": "job-1", "input": given, **beside}, service)
-    return caught.value
-
-
-def changed(service: Service, **environ: str) -> Service:
-    given = Settings.from_environ({**environ, "COMFYUI_URL": service.settings.comfy_url})
-    fields = {name: getattr(given, name) for name in given.model_fields_set - {"comfyui_url", "system_meta"}}
-    folders = {"input_dir", "output_dir", "model_dir", "comfy_home"}
-    return Service.load(
-        service.settings.model_copy(update={name: fields[name] for name in fields if name not in folders})
-    )
 
 
 def test_a_recorded_request_gets_an_answer_of_the_recorded_shape(service: Service, clean: Comfyui) -> None:
@@ -88,7 +74,7 @@ def test_the_key_for_api_nodes_reaches_comfyui_and_nobody_else(
     service: Service, clean: Comfyui, comfyui: Comfyui
 ) -> None:
     answers: list[Any] = []
-    keyed = changed(service, COMFY_ORG_API_KEY="the-workers-key")
+    keyed = service_with(service, COMFY_ORG_API_KEY="the-workers-key")
     for given, key in (({}, "the-workers-key"), ({"comfy_org_api_key": "the-callers-key"}, "the-callers-key")):
 
         def ask(given: Any = given) -> None:
@@ -138,16 +124,13 @@ def s3() -> Iterator[Any]:
         yield client
 
 
-def bucket(s3: Any, **more: str) -> dict[str, str]:
-    keys = {"BUCKET_ACCESS_KEY_ID": "key", "BUCKET_SECRET_ACCESS_KEY": "s3cr3t"}
-    return {"BUCKET_ENDPOINT_URL": s3.meta.endpoint_url, **keys, **more}
-
-
 @pytest.mark.parametrize("name", ["bkt", None])
 def test_with_a_bucket_the_answer_has_urls_that_can_be_read(
     service: Service, clean: Comfyui, s3: Any, name: str | None
 ) -> None:
-    own = changed(service, **bucket(s3, **({"BUCKET_NAME": name} if name else {})), ALLOW_PRIVATE_URLS="false")
+    own = service_with(
+        service, **bucket_environ(s3, **({"BUCKET_NAME": name} if name else {})), ALLOW_PRIVATE_URLS="false"
+    )
     (image,) = answer(own, graphs.empty())["images"]
     assert (image["filename"], image["type"]) == ("E_00001_.png", "s3_url")
     path = f"/{name or time.strftime('%m-%y')}/job-1/E_00001_.png?"
@@ -183,20 +166,20 @@ def test_a_bucket_that_cannot_be_is_refused_before_the_run(
     service: Service, clean: Comfyui, given: dict[str, str], kind: type[Exception], location: str, says: str
 ) -> None:
     config = {"accessId": "k", "accessSecret": "s", "bucketName": "bkt", "endpointUrl": "https://1.1.1.1", **given}
-    error = refused(changed(service, ALLOW_PRIVATE_URLS="false"), {"workflow": graphs.empty()}, s3Config=config)
+    error = refused(service_with(service, ALLOW_PRIVATE_URLS="false"), {"workflow": graphs.empty()}, s3Config=config)
     assert (type(error), error.location) == (kind, f"s3Config.{location}")
     assert says in error.message
 
 
 def test_the_operator_s_own_private_bucket_may_be_named(service: Service, clean: Comfyui, s3: Any) -> None:
-    own = changed(service, **bucket(s3), ALLOW_PRIVATE_URLS="false")
+    own = service_with(service, **bucket_environ(s3), ALLOW_PRIVATE_URLS="false")
     config = {"accessId": "key", "accessSecret": "s3cr3t", "bucketName": "bkt", "endpointUrl": s3.meta.endpoint_url}
     (image,) = run({"id": "same", "input": {"workflow": graphs.empty()}, "s3Config": config}, own)["images"]
     assert image["type"] == "s3_url"
 
 
 def test_outputs_that_the_bucket_does_not_take_are_in_the_answer(service: Service, clean: Comfyui, s3: Any) -> None:
-    own = changed(service, **bucket(s3, BUCKET_NAME="missing"))
+    own = service_with(service, **bucket_environ(s3, BUCKET_NAME="missing"))
     found = answer(own, graphs.empty())
     assert found["images"][0]["type"] == "base64"
     assert "the bucket does not exist" in found["errors"][0]
@@ -205,94 +188,4 @@ def test_outputs_that_the_bucket_does_not_take_are_in_the_answer(service: Servic
 
 def test_a_bucket_without_its_keys_stops_the_start(service: Service) -> None:
     with pytest.raises(BadSettings, match="BUCKET_ENDPOINT_URL needs BUCKET_ACCESS_KEY_ID"):
-        changed(service, BUCKET_ENDPOINT_URL="http://127.0.0.1:1")
-
-
-def noise(megapixels: float = 0.25) -> graphs.Graph:
-    """A graph whose PNG is as large as its pixels."""
-    return {
-        "1": {"class_type": "LoadImage", "inputs": {"image": noisy(int((megapixels * 1e6) ** 0.5))}},
-        "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "N", "images": ["1", 0]}},
-    }
-
-
-def noisy(side: int) -> str:
-    import io
-    import random
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.frombytes("RGB", (side, side), random.Random(1).randbytes(side * side * 3)).save(file, "PNG")
-    return graphs.as_base64(file.getvalue())
-
-
-@pytest.mark.parametrize("dialect", ["workflow", "prompt"])
-def test_an_answer_over_the_limit_is_an_error_with_the_remedies(service: Service, clean: Comfyui, dialect: str) -> None:
-    small = changed(service, MAX_RESULT_SIZE_MB="0.5")
-    error = refused(small, {dialect: noise()})
-    assert isinstance(error, ResultTooLarge)
-    assert "The answer has 1.0 MB, over the limit of 0.5 MB (MAX_RESULT_SIZE_MB)" in error.message
-    assert "N_00001_.png 0.8 MB" in error.message
-    assert "BUCKET_ENDPOINT_URL" in error.message
-    assert "convert_output" in error.message
-    fits = run({"input": {dialect: noise(), "convert_output": {"format": "webp"}}}, small)
-    assert len(fits["images"]) == 1
-
-
-def test_an_answer_over_the_limit_goes_to_the_bucket(service: Service, clean: Comfyui, s3: Any) -> None:
-    small = changed(service, MAX_RESULT_SIZE_MB="0.5", **bucket(s3, BUCKET_NAME="bkt"))
-    found = run({"input": {"prompt": noise(), "id": "big"}}, small)
-    assert found["images"][0].startswith(f"{s3.meta.endpoint_url}/bkt/big/big_N_00001_.png?")
-    inline = run({"input": {"prompt": graphs.empty(), "id": "small"}}, small)
-    assert graphs.opened(inline["images"][0]).size == (64, 64)
-
-
-def test_an_answer_that_is_too_large_and_cannot_be_uploaded_says_both(
-    service: Service, clean: Comfyui, s3: Any
-) -> None:
-    own = changed(service, MAX_RESULT_SIZE_MB="0.5", **bucket(s3, BUCKET_NAME="missing"))
-    error = refused(own, {"workflow": noise()})
-    assert isinstance(error, ResultTooLarge)
-    assert "the bucket does not exist" in error.message
-
-
-def test_an_upload_that_was_asked_for_and_failed_keeps_the_outputs(service: Service, comfyui: Comfyui, s3: Any) -> None:
-    before = comfyui.files()
-    auth = {"type": "s3", "access_key_id": "k", "secret_access_key": "s", "endpoint": s3.meta.endpoint_url}
-    given = {"s3": {"bucket": "missing"}, "credentials": [{"url_pattern": "s3://**", "auth": auth}]}
-    error = refused(service, {"workflow": graphs.empty(), **given})
-    assert isinstance(error, DeliveryError)
-    assert "E_00001_.png" in error.message
-    kept = sorted(comfyui.files() - before, reverse=True)
-    assert len(kept) == 2
-    (comfyui.home / kept[0]).unlink()
-    (comfyui.home / kept[1]).rmdir()
-
-
-def failing(kind: str) -> graphs.Graph:
-    return {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}},
-        "2": {"class_type": "EmulatorFail", "inputs": {"message": kind, "kind": kind, "image": ["1", 0]}},
-        "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "F", "images": ["2", 0]}},
-    }
-
-
-def test_a_job_without_memory_runs_once_more_with_memory_freed(service: Service, clean: Comfyui) -> None:
-    assert answer(service, failing("out of memory until freed"))["images"][0]["filename"] == "F_00001_.png"
-
-
-def test_a_job_that_never_has_enough_memory_says_so(
-    service: Service, clean: Comfyui, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    error = refused(service, {"workflow": failing("out of memory")})
-    assert (type(error), error.code) == (OutOfMemory, "OUT_OF_MEMORY")
-    # Where there is no time for a second try there is none.
-    monkeypatch.setattr("handler.jobs.execution._FREE_S", 60)
-    assert isinstance(refused(service, {"workflow": failing("out of memory"), "timeout_s": 30}), OutOfMemory)
-
-
-def test_a_lost_gpu_is_told_from_a_failing_node(service: Service, clean: Comfyui) -> None:
-    error = refused(service, {"workflow": failing("gpu lost")})
-    assert (type(error), error.code) == (GpuLost, "PROMPT_FAILED")
-    assert "CUDA error" in error.message
+        service_with(service, BUCKET_ENDPOINT_URL="http://127.0.0.1:1")
