@@ -16,6 +16,8 @@ from tests.support.comfyui import Comfyui
 from tests.support.live import stand_in
 from tests.support.waiting import wait_until
 
+pytest_plugins = ["tests.support.receiver_fixtures", "tests.support.standin_fixtures"]
+
 os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
 # What all the imports make stays: to look for garbage in it, at the end last of all, took each worker of the suite a second.
 gc.disable()
@@ -38,9 +40,8 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfyui]:
 
 @pytest.fixture(scope="session")
 def settings(comfyui: Comfyui, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
-    environ["CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
-    return Settings.from_environ({**environ, "MAX_INPUT_SIZE_MB": "2", "INPUT_TIMEOUT_S": "5", "MAX_BODY_SIZE_MB": "8"})
+    limits = {"MAX_INPUT_SIZE_MB": "2", "INPUT_TIMEOUT_S": "5", "MAX_BODY_SIZE_MB": "8"}
+    return comfyui.settings(tmp_path_factory.mktemp("cache"), **limits)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,6 @@ from tests.support.graphs import Graph
 from tests.support.standin import Standin
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.standin_fixtures"]
-
 
 def invert(source: str, **more: Any) -> dict[str, Any]:
     return {"class_type": "ImageInvert", "inputs": {"image": [source, 0], **more}}

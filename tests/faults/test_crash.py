@@ -16,8 +16,6 @@ from tests.support.processes import WARMUP, comfyui_processes, environment, life
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 RESTART = {"ALWAYS_RESTART_COMFYUI": "true", "COMFYUI_INFLIGHT": "2"}
 ENDS = [("SIGKILL", {}), ("end", {"code": 0}), ("SIGSTOP", {})]
 

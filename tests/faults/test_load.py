@@ -12,8 +12,6 @@ from tests.support.faulty import Api, serving
 from tests.support.receivers import Receiver
 from tests.support.watched import Sample, Watcher, sample, slope
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 # Requests that are prepared at the same time may be ready in any order.
 PREPARED_AT_ONCE = 12
 AT_ONCE = 50

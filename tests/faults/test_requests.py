@@ -21,8 +21,6 @@ from tests.support.live import stand_in
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 
 @pytest.fixture
 def pool() -> Iterator[concurrent.futures.Executor]:
@@ -62,9 +60,8 @@ def test_a_prompt_whose_client_leaves_ends_only_if_it_is_set_to(
 
 def test_a_client_of_deepinfra_s_endpoint_may_leave_as_well(tmp_path: Path) -> None:
     with stand_in(tmp_path, "--step-ms", "200") as comfy_url:
-        environ = {"COMFYUI_URL": comfy_url, "COMFY_HOME": str(tmp_path), "CACHE_DIR": str(tmp_path / "cache")}
-        with api_with(Settings.from_environ(environ), cancel_on_disconnect=True) as url:
-            slow = Comfyui(comfy_url, tmp_path)
+        slow = Comfyui(comfy_url, tmp_path)
+        with api_with(slow.settings(tmp_path / "cache"), cancel_on_disconnect=True) as url:
             client = begun(url, deepinfra.ROUTE, prompt="a fox", num_inference_steps=512, width=128, height=128)
             wait_until(lambda: slow.queue_remaining() == 1)
             leave(client)

@@ -23,8 +23,6 @@ from tests.support.raw import HEAD, answered, dripping, scripted
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 
 class Store:
     """A receiver of uploads that answers when it is told to."""

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import requests
 
-from handler import Service, Settings
+from handler import Service
 from handler.pipeline import execute, prepare
 from tests.support import graphs
+from tests.support.comfyui import Comfyui
 from tests.support.live import stand_in
 
 # Between the moment that the history has the result and the moment that the caller has it.
@@ -22,8 +23,7 @@ class Faulty:
 
     def __init__(self, url: str, home: Path) -> None:
         self.url = url
-        environ = {"COMFYUI_URL": url, "COMFY_HOME": str(home), "CACHE_DIR": str(home / "cache")}
-        self.service = Service.load(Settings.from_environ(environ))
+        self.service = Service.load(Comfyui(url, home).settings(home / "cache"))
 
     def inject(self, fault: str, **arguments: Any) -> None:
         print(f"injected: {fault} {arguments or ''}")

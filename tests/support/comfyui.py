@@ -6,6 +6,8 @@ from typing import Any
 
 import requests
 
+from handler import Settings
+
 
 @dataclass(frozen=True)
 class Comfyui:
@@ -13,6 +15,11 @@ class Comfyui:
 
     url: str
     home: Path
+
+    def settings(self, cache: Path, **environ: str) -> Settings:
+        """Of a service in front of it, to which private addresses are fine."""
+        own = {"COMFYUI_URL": self.url, "COMFY_HOME": str(self.home), "CACHE_DIR": str(cache)}
+        return Settings.from_environ({**own, "ALLOW_PRIVATE_URLS": "true", **environ})
 
     def files(self) -> set[str]:
         """Every file and folder in input/ and output/."""

@@ -1,4 +1,4 @@
-"""The fixtures that start receivers of webhooks, and outboxes; a test module asks for them with pytest_plugins."""
+"""The fixtures that start receivers of webhooks, and outboxes."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""The fixtures that start stand-ins; a test module asks for them with pytest_plugins."""
+"""The fixtures that start stand-ins."""
 
 from collections.abc import Iterator
 from pathlib import Path

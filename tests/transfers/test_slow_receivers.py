@@ -8,8 +8,6 @@ from tests.support.raw import SLOW, Script, scripted
 from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 
 @pytest.mark.parametrize("name", ["one header after the other", "one 100 Continue after the other"])
 def test_slow_receivers_are_given_up_and_hold_up_nobody(

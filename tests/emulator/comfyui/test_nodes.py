@@ -9,8 +9,6 @@ from PIL import Image, ImageChops
 from tests.support.standin import Standin
 from tests.support.standin_graphs import Graph, files, finished, node, pictures, txt2img, uploaded
 
-pytest_plugins = ["tests.support.standin_fixtures"]
-
 RED, BLUE = (250, 10, 10), (10, 10, 250)
 
 

@@ -9,8 +9,6 @@ from tests.support.paths import RECORDINGS
 from tests.support.replay import Replay
 from tests.support.standin import Standin
 
-pytest_plugins = ["tests.support.standin_fixtures"]
-
 COMFYUI = RECORDINGS / "comfyui"
 LEFT_OUT = {
     "cache_none_identical": "recorded with --cache-none, which the stand-in has not",

@@ -21,8 +21,6 @@ from tests.support.standin_graphs import (
     viewed,
 )
 
-pytest_plugins = ["tests.support.standin_fixtures"]
-
 SLEEPING = {"1": node("EmulatorSleep", seconds=30.0), "2": node("PreviewImage", images=["1", 0])}
 
 

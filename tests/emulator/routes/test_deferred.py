@@ -9,23 +9,18 @@ import pytest
 import requests
 from standardwebhooks import Webhook
 
-from handler import Settings
 from tests.support import graphs
 from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @pytest.fixture
-def post(settings: Settings, comfyui: Comfyui, tmp_path: Path) -> Iterator[Api]:
-    environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
-    own = Settings.from_environ({**environ, "CACHE_DIR": str(tmp_path / "cache"), "WEBHOOK_SECRET": SECRET})
-    with api_with(own) as url:
+def post(comfyui: Comfyui, tmp_path: Path) -> Iterator[Api]:
+    with api_with(comfyui.settings(tmp_path / "cache", WEBHOOK_SECRET=SECRET)) as url:
 
         def call(path: str = "/prompt", **body: Any) -> requests.Response:
             return requests.post(url + path, json=body, timeout=30)
@@ -115,10 +110,8 @@ def test_credentials_are_in_no_answer_and_no_webhook(post: Api, hook: Receiver, 
 
 
 def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyui, tmp_path: Path) -> None:
-    environ = {"COMFYUI_URL": comfyui.url, "COMFY_HOME": str(comfyui.home), "ALLOW_PRIVATE_URLS": "true"}
-    own = Settings.from_environ({**environ, "CACHE_DIR": str(tmp_path), "SHUTDOWN_GRACE_S": "0.2"})
     began = time.monotonic()
-    with api_with(own) as url:
+    with api_with(comfyui.settings(tmp_path, SHUTDOWN_GRACE_S="0.2")) as url:
         body = {"prompt": graphs.sleep(60), "webhook_v2": hook.url, "id": "cut"}
         assert requests.post(f"{url}/prompt", json=body, timeout=30).status_code == 202
         wait_until(lambda: comfyui.queue_remaining() == 1)

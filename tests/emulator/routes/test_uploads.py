@@ -12,10 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from emulator.app import create_app
-from handler import Settings
 from tests.support import graphs
-from tests.support.api import Api
+from tests.support.api import Api, api_with
 from tests.support.comfyui import Comfyui
 from tests.support.live import s3_store, served
 from tests.support.waiting import wait_until
@@ -30,26 +28,14 @@ def s3() -> Iterator[Any]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def environ(comfyui: Comfyui, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {
-        "COMFYUI_URL": comfyui.url,
-        "COMFY_HOME": str(comfyui.home),
-        "ALLOW_PRIVATE_URLS": "true",
-        "CACHE_DIR": cache,
-    }
-
-
 def posting(url: str) -> Api:
-    wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
     return lambda **body: requests.post(f"{url}/prompt", json=body, timeout=30)
 
 
 @pytest.fixture(scope="module")
-def post(environ: dict[str, str], s3: Any) -> Iterator[Api]:
-    settings = Settings.from_environ({**environ, **KEYS, "AWS_ENDPOINT_URL": s3.meta.endpoint_url})
-    with served(create_app(settings)) as url:
+def post(comfyui: Comfyui, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    store = {**KEYS, "AWS_ENDPOINT_URL": s3.meta.endpoint_url}
+    with api_with(comfyui.settings(tmp_path_factory.mktemp("cache"), **store)) as url:
         yield posting(url)
 
 
@@ -119,12 +105,12 @@ def test_an_upload_that_fails_is_a_502_and_keeps_the_outputs(post: Api, s3: Any,
 
 
 @pytest.fixture
-def keyless(environ: dict[str, str], s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
+def keyless(comfyui: Comfyui, s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
     """Without keys of the operator's."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws
-    with served(create_app(Settings.from_environ({**environ, "AWS_ENDPOINT_URL": s3.meta.endpoint_url}))) as url:
+    with api_with(comfyui.settings(tmp_path / "cache", AWS_ENDPOINT_URL=s3.meta.endpoint_url)) as url:
         yield posting(url)
 
 

@@ -18,8 +18,6 @@ from tests.support.manifest_world import Git, World, imports, wheel
 from tests.support.model_server import Files
 from tests.support.paths import ROOT
 
-pytest_plugins = ["tests.support.manifest_fixtures"]
-
 
 @pytest.mark.parametrize(
     ("text", "found"),

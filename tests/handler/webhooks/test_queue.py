@@ -15,8 +15,6 @@ from tests.support.ports import free_port
 from tests.support.receivers import SECRET, SILENT, Open, Receiver, Spooled, numbers, webhook
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_"), "testsecret", "dGVzdHNlY3JldA=="])
 def test_a_webhook_arrives_signed_and_leaves_the_disk(

@@ -13,8 +13,6 @@ from handler.webhooks.queue import Delivery
 from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 
 def test_outboxes_that_share_a_folder_send_everything_once(opened: Open, receiver: Receiver, spooled: Spooled) -> None:
     dead = opened(start=False)

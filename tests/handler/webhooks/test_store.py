@@ -7,8 +7,6 @@ import pytest
 from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 DEAD, GROUP = "d" * 16, "e" * 16
 HEAD = b'{"url":"http://example.com","id":"job-1","standard":true,"size":%s}\n%s'
 DAMAGED = {

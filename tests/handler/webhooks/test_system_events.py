@@ -16,8 +16,6 @@ from tests.support.ports import free_port
 from tests.support.receivers import SILENT, Receiver
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.receiver_fixtures"]
-
 ALL = {"SYSTEM_WEBHOOK_EVENTS": "all", "WEBHOOK_SECRET": "testsecret"}
 PROMPT_ID, FOLDER = "0b9c6c0e-55e4-4a4b-9b52-2a0a5a9f3c11", "66d2c1a8e0f94b17"
 

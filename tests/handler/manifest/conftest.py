@@ -1,4 +1,4 @@
-"""The fixtures for manifests; a test module asks for them with pytest_plugins."""
+"""What tests of manifests share: a COMFY_HOME to install into, a repository, a file server."""
 
 import os
 import subprocess
