@@ -82,13 +82,12 @@ def test_a_large_body_takes_a_few_times_its_size(process: tuple[str, Path], clea
     print(f"injected: {what}")
     url, proc = process
     make, status, code = LARGE[what]
-    body, began = make(), time.monotonic()
+    body = make()
     (proc / "clear_refs").write_text("5")  # forget the peak
     answer = requests.post(f"{url}/prompt", data=body, headers=JSON, timeout=60)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert len(answer.text) < 2000
     assert peak_mb(proc) < 900
-    assert time.monotonic() - began < 15
 
 
 BOUND = {"Content-Type": "multipart/form-data; boundary=x"}

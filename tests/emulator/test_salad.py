@@ -41,7 +41,7 @@ def test_the_cost_rises_and_falls_with_the_queue(settings: Settings, clean: Comf
         update = {"system_meta": {"salad_machine_id": "m"}, "salad_metadata_url": metadata}
         with served(create_app(settings.model_copy(update=update))) as url:
             wait_until(lambda: costs == [0] and requests.get(f"{url}/ready", timeout=30).status_code == 200)
-            answer = requests.post(f"{url}/prompt", json={"prompt": graphs.sleep(0.2)}, timeout=20)
+            answer = requests.post(f"{url}/prompt", json={"prompt": graphs.sleep(0.2)}, timeout=60)
             assert answer.status_code == 200
             wait_until(lambda: costs == [0, 1, 0])
 
@@ -49,7 +49,7 @@ def test_the_cost_rises_and_falls_with_the_queue(settings: Settings, clean: Comf
 def test_a_metadata_service_that_is_not_there_costs_nothing(settings: Settings, clean: Comfyui) -> None:
     update = {"system_meta": {"salad_machine_id": "m"}, "salad_metadata_url": "http://127.0.0.1:9"}
     with api_with(settings, **update) as url:
-        assert requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=20).status_code == 200
+        assert requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=60).status_code == 200
 
 
 def test_a_cost_that_did_not_arrive_is_sent_again_until_it_does(caplog: pytest.LogCaptureFixture) -> None:

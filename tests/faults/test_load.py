@@ -1,6 +1,5 @@
 """Many requests at once, and many one after the other: none fails, they start in their order, and nothing grows."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from tests.support import graphs
 from tests.support.crowd import crowd
 from tests.support.faulty import Api, serving
 from tests.support.receivers import Receiver
+from tests.support.waiting import wait_until
 from tests.support.watched import Sample, Watcher, sample, slope
 
 # Requests that are prepared at the same time may be ready in any order.
@@ -54,8 +54,7 @@ def mixed(round_: int, hook_url: str) -> list[tuple[int, dict[str, Any]]]:
 
 def held(api: Api) -> tuple[Sample, int]:
     """What the server holds when it is idle, and how many files there are in all of its folders."""
-    while api.inside():
-        time.sleep(0.01)
+    wait_until(lambda: api.inside() == 0)
     files = [path for path in api.home.rglob("*") if path.is_file() and "models" not in path.parts]
     return sample(api.server.child.pid), len(files)
 

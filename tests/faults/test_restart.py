@@ -23,12 +23,12 @@ def test_a_killed_comfyui_is_started_anew(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 503)
         assert requests.get(f"{url}/health", timeout=30).status_code == 200
-        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=20)
+        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (503, "COMFYUI_UNREACHABLE")
         assert int(answer.headers["Retry-After"]) > 0
         wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 200)
         assert comfyui_processes(tmp_path) != [first]
-        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=20)
+        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, timeout=60)
         assert answer.status_code == 200
         assert server.text().count("running the warm-up prompt") == 2
         server.child.send_signal(signal.SIGTERM)

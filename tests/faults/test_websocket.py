@@ -14,8 +14,9 @@ from tests.support import graphs
 from tests.support.comfyui import Comfyui
 from tests.support.live import stand_in
 
-# Between the moment that the history has the result and the moment that the caller has it.
-AT_MOST_S = 2.0
+# Between the moment that the history has the result and the moment that the caller has it. It is a fraction of a second, and
+# for ever if the socket is what counts: the bound is far from both, so that it holds on a busy machine.
+AT_MOST_S = 20.0
 
 
 class Faulty:
@@ -27,7 +28,7 @@ class Faulty:
 
     def inject(self, fault: str, **arguments: Any) -> None:
         print(f"injected: {fault} {arguments or ''}")
-        assert requests.post(f"{self.url}/emulator/{fault}", json=arguments, timeout=20).ok
+        assert requests.post(f"{self.url}/emulator/{fault}", json=arguments, timeout=60).ok
 
 
 @pytest.fixture

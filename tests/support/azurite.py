@@ -83,7 +83,7 @@ def _install(home: Path) -> None:
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

@@ -76,6 +76,11 @@ def sleep(seconds: float, *, seed: int = 0) -> Graph:
     }
 
 
+def long(*, seed: int = 0) -> Graph:
+    """A graph that runs longer than any test waits: if a test goes on, something has ended it."""
+    return sleep(300, seed=seed)
+
+
 def picture(size: tuple[int, int] = (32, 24), color: str = "red", file_format: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, file_format)

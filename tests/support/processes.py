@@ -58,8 +58,8 @@ class Server:
         return "".join(self.lines)
 
     def wait(self) -> int:
-        code = self.child.wait(20)
-        self._reader.join(5)
+        code = self.child.wait(60)
+        self._reader.join(60)
         return code
 
     def end(self) -> None:

@@ -64,7 +64,7 @@ class RunPodQueue:
             **changes,
         }
 
-    def taken(self, count: int, timeout_s: float = 30) -> dict[str, dict[str, Any]]:
+    def taken(self, count: int, timeout_s: float = 60) -> dict[str, dict[str, Any]]:
         """The results of so many jobs, by id."""
         return dict(self.results.get(timeout=timeout_s) for _ in range(count))
 

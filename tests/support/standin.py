@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,25 @@ class Standin:
             text=True,
         )
         assert self.process.stdout is not None
+        # One that says nothing is ended, so that its test fails and does not wait for ever.
+        silent = threading.Timer(60, self.process.kill)
+        silent.start()
         self.start_line = self.process.stdout.readline()
+        silent.cancel()
         found = re.search(r"http://[\w.]+:\d+", self.start_line)
         assert found, f"no address in {self.start_line!r}"
         self.url = found[0]
         self.http = requests.Session()
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return self.http.get(self.url + path, timeout=20, **options)
+        return self.http.get(self.url + path, timeout=60, **options)
 
     def post(self, path: str, json: Any = None, **options: Any) -> requests.Response:
-        return self.http.post(self.url + path, json=json, timeout=20, **options)
+        return self.http.post(self.url + path, json=json, timeout=60, **options)
 
     def socket(self, client_id: str) -> websocket.WebSocket:
         address = self.url.replace("http", "ws", 1)
-        return websocket.create_connection(f"{address}/ws?clientId={client_id}", timeout=20)
+        return websocket.create_connection(f"{address}/ws?clientId={client_id}", timeout=60)
 
     def forget(self) -> None:
         """Empty the queue, the history, the node cache and the folders of files."""

@@ -24,9 +24,9 @@ from tests.support.api import api_with
 )
 def test_with_api_keys_one_must_be_shown(settings: Settings, headers: dict[str, str], status: int) -> None:
     with api_with(settings, api_keys=SecretStr("key-1, key-2")) as url:
-        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, headers=headers, timeout=20)
+        answer = requests.post(f"{url}/prompt", json={"prompt": graphs.empty()}, headers=headers, timeout=60)
         assert answer.status_code == status
-        assert requests.get(f"{url}/models", headers=headers, timeout=20).status_code == status
+        assert requests.get(f"{url}/models", headers=headers, timeout=60).status_code == status
         assert requests.get(f"{url}/health", timeout=30).status_code == 200
     if status == 401:
         assert answer.json().keys() == {"statusCode", "code", "error"}

@@ -1,6 +1,5 @@
 """Jobs whose caller does not wait: 202 first, then exactly one terminal webhook, through the HTTP door."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def test_an_empty_webhook_counts_as_absent(post: Api, clean: Comfyui) -> None:
 
 
 def test_an_interrupted_job_is_announced(post: Api, hook: Receiver, clean: Comfyui) -> None:
-    assert post(prompt=graphs.sleep(30), webhook_v2=hook.url, id="i").status_code == 202
+    assert post(prompt=graphs.long(), webhook_v2=hook.url, id="i").status_code == 202
     wait_until(lambda: post("/interrupt", id="i").status_code == 200)
     (body,) = hook.bodies(1)
     assert (body["type"], body["code"]) == ("prompt.failed", "INTERRUPTED")
@@ -110,11 +109,9 @@ def test_credentials_are_in_no_answer_and_no_webhook(post: Api, hook: Receiver, 
 
 
 def test_a_shutdown_announces_what_it_interrupts(hook: Receiver, comfyui: Comfyui, tmp_path: Path) -> None:
-    began = time.monotonic()
     with api_with(comfyui.settings(tmp_path, SHUTDOWN_GRACE_S="0.2")) as url:
-        body = {"prompt": graphs.sleep(60), "webhook_v2": hook.url, "id": "cut"}
+        body = {"prompt": graphs.long(), "webhook_v2": hook.url, "id": "cut"}
         assert requests.post(f"{url}/prompt", json=body, timeout=30).status_code == 202
         wait_until(lambda: comfyui.queue_remaining() == 1)
     (body,) = hook.bodies(1)
     assert (body["type"], body["id"], body["code"]) == ("prompt.failed", "cut", "SERVER_STOPPED")
-    assert time.monotonic() - began < 15

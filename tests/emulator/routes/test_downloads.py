@@ -80,7 +80,7 @@ def post(
 
     def call(path: str, **body: Any) -> requests.Response:
         url = path if "://" in path or not path.startswith("/") else files[0] + path
-        return requests.post(f"{server[0]}/download", json={"url": url, "model_type": "loras", **body}, timeout=20)
+        return requests.post(f"{server[0]}/download", json={"url": url, "model_type": "loras", **body}, timeout=60)
 
     return call
 

@@ -30,8 +30,8 @@ def test_before_comfyui_is_up_the_probes_and_prompts_say_so(settings: Settings) 
 def test_at_the_queue_depth_it_is_not_ready_but_takes_prompts(settings: Settings) -> None:
     with api_with(settings, max_queue_depth=1) as url:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            body = {"prompt": graphs.sleep(30), "id": "long"}
-            running = [pool.submit(requests.post, f"{url}/prompt", json=body, timeout=40) for _ in range(2)]
+            body = {"prompt": graphs.long(), "id": "long"}
+            running = [pool.submit(requests.post, f"{url}/prompt", json=body, timeout=60) for _ in range(2)]
             wait_until(lambda: requests.get(f"{url}/ready", timeout=30).status_code == 503)
             assert requests.get(f"{url}/health", timeout=30).status_code == 200
 

@@ -18,16 +18,16 @@ def test_over_the_queue_limit_a_request_is_refused(settings: Settings, clean: Co
     queue = f"{clean.url}/prompt"
     with api_with(settings, queue_limit=1) as url:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            long = {"prompt": graphs.sleep(30), "id": "long"}
-            running = pool.submit(requests.post, f"{url}/prompt", json=long, timeout=40)
+            long = {"prompt": graphs.long(), "id": "long"}
+            running = pool.submit(requests.post, f"{url}/prompt", json=long, timeout=60)
             wait_until(lambda: requests.get(queue, timeout=30).json() == {"exec_info": {"queue_remaining": 1}})
             body = {"prompt": graphs.empty()}
-            refused = requests.post(f"{url}/prompt", json=body, timeout=20)
+            refused = requests.post(f"{url}/prompt", json=body, timeout=60)
             assert (refused.status_code, refused.json()["code"]) == (429, "QUEUE_FULL")
             assert refused.headers["retry-after"] == "5"
             requests.post(f"{url}/interrupt", json={"id": "long"}, timeout=30)
             assert running.result().status_code == 499
-        assert requests.post(f"{url}/prompt", json=body, timeout=20).status_code == 200
+        assert requests.post(f"{url}/prompt", json=body, timeout=60).status_code == 200
 
 
 def test_a_prompt_gives_its_picture(api: Api, clean: Comfyui) -> None:
@@ -89,7 +89,7 @@ def test_a_class_without_a_name_is_an_unknown_one(api: Api, clean: Comfyui) -> N
 
 
 def test_a_deadline_is_a_504(api: Api, clean: Comfyui) -> None:
-    answer = api("POST", "/prompt", json={"prompt": graphs.sleep(20), "timeout_s": 0.3})
+    answer = api("POST", "/prompt", json={"prompt": graphs.sleep(30), "timeout_s": 0.3})
     assert (answer.status_code, answer.json()["code"]) == (504, "TIMEOUT")
 
 
