@@ -18,7 +18,6 @@ from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.receiver_fixtures", "tests.support.standin_fixtures"]
 
-os.environ["PATH"] = f"{Path(__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
 # What all the imports make stays: to look for garbage in it, at the end last of all, took each worker of the suite a second.
 gc.disable()
 
