@@ -11,8 +11,8 @@ import uvicorn
 
 from emulator.app import create_app
 from emulator.http.header_timeout import HeaderTimeoutProtocol
-from emulator.http.listener import listen
 from emulator.lifespan import END_S, Lifespan
+from emulator.listener import listen
 from handler import Settings, logs
 from handler.graphs.workflows import BadWorkflow
 from handler.settings import BadSettings

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from emulator.comfyui.server import create_app
-from emulator.http.listener import listen
+from emulator.listener import listen
 
 # ComfyUI closes a socket that sends more than this in one message
 MAX_INBOUND = 4 * 1024 * 1024

@@ -1,4 +1,1 @@
-"""HTTP below the routes: bodies, errors, API keys, sockets. Imported by the rest of emulator/.
-
-Exports nothing: the stand-in uses `listener` alone, and must not import the handler.
-"""
+"""HTTP below the routes: bodies, errors, responses, API keys, header time-out. For the rest of the API, not for the stand-in."""

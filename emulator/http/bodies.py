@@ -1,12 +1,10 @@
 """Reads request bodies, with limits of their size and time."""
 
 import asyncio
-import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from anyio import to_thread
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +13,7 @@ from starlette.types import Message
 from emulator.http.errors import BodyTimeout, UnsupportedMediaType
 from handler import Settings, json_codec
 from handler.errors import BadRequest, TooLarge
+from handler.threads import ThreadPool
 
 _MB = 1 << 20
 # Far more than any graph has. An empty list takes 3 bytes as JSON and 70 in memory, so that 100 MB would become 2 GB.
@@ -25,7 +24,7 @@ _MAX_FIELD_SIZE = _MB
 _IMAGE_FIELD = "image"
 _MAX_LOCATION = 60
 # Decoding a url-encoded form takes 90 times its size in memory, so it is small, and decoded one at a time.
-_URLENCODED_LOCK = threading.Lock()
+_URLENCODED_FORMS = ThreadPool(1, "form")
 _URLENCODED_LIMIT = (1, "A url-encoded form may have at most 1 MB; send JSON or a multipart form instead.")
 
 
@@ -40,7 +39,8 @@ async def read_json_body(request: Request, settings: Settings) -> bytes:
 async def read_form(request: Request, settings: Settings) -> dict[str, str | bytes]:
     """Read the fields of a form; files are bytes. Raises TooLarge, BodyTimeout, or BadRequest for an invalid form."""
     if media_type(request) == "application/x-www-form-urlencoded":
-        return await to_thread.run_sync(_parse_urlencoded, await _read_bounded(request, settings, *_URLENCODED_LIMIT))
+        body = await _read_bounded(request, settings, *_URLENCODED_LIMIT)
+        return await asyncio.wrap_future(_URLENCODED_FORMS.submit(_parse_urlencoded, body))
     body, at = await read_body(request, settings), 0
 
     async def slices() -> Message:
@@ -59,8 +59,7 @@ async def read_form(request: Request, settings: Settings) -> dict[str, str | byt
 
 def _parse_urlencoded(body: bytes) -> dict[str, str | bytes]:
     try:
-        with _URLENCODED_LOCK:
-            fields = parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        fields = parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError as exc:
         raise BadRequest(f"The form has more than {_MAX_FIELDS} fields.") from exc
     return dict(fields)

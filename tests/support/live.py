@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from emulator.http.listener import listen
+from emulator.listener import listen
 from tests.support.standin import Standin
 
 

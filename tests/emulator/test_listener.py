@@ -2,7 +2,7 @@
 
 import socket
 
-from emulator.http.listener import listen
+from emulator.listener import listen
 
 
 def test_ipv4_and_ipv6_answer_on_one_port() -> None:
