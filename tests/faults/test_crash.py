@@ -19,16 +19,19 @@ RESTART = {"ALWAYS_RESTART_COMFYUI": "true", "COMFYUI_INFLIGHT": "2"}
 ENDS = [("SIGKILL", {}), ("end", {"code": 0}), ("SIGSTOP", {})]
 
 
-def half_done(seed: int) -> graphs.Graph:
+def half_done(seed: int, seconds: float) -> graphs.Graph:
     """A graph that saves a picture, takes its time, and saves another one."""
     first = {"class_type": "SaveImage", "inputs": {"filename_prefix": "F", "images": ["3", 0]}}
-    graph = graphs.sleep(3, seed=seed)
+    graph = graphs.sleep(seconds, seed=seed)
     return {"3": graph["3"], "4": first, "1": graph["1"], "2": graph["2"]}
 
 
 def some_jobs(api: Api) -> list[Pending]:
     """Two that are inside ComfyUI, of which one has saved something already, and two that wait."""
-    jobs = [api.begin(prompt=half_done(seed), id=f"job-{seed}") for seed in (1, 2)]
+    # The first lasts until the fault is injected, also on a busy machine; the second waits behind it.
+    jobs = [api.begin(prompt=half_done(1, 6), id="job-1")]
+    wait_until(lambda: api.inside() == 1)
+    jobs += [api.begin(prompt=half_done(2, 0.1), id="job-2")]
     wait_until(lambda: api.taken() == 2)
     jobs += [api.begin(prompt=graphs.empty(color=seed), id=f"job-{seed}") for seed in (3, 4)]
     wait_until(lambda: api.inside() == 2 and api.taken() == 4 and len(list(api.home.glob("output/*/*.png"))) == 1)
@@ -37,7 +40,7 @@ def some_jobs(api: Api) -> list[Pending]:
 
 @pytest.mark.parametrize(("fault", "arguments"), ENDS, ids=["killed", "exits with 0", "hangs"])
 def test_jobs_survive_a_comfyui_that_ends(tmp_path: Path, fault: str, arguments: dict[str, int]) -> None:
-    with serving(tmp_path, **RESTART, COMFYUI_HANG_TIMEOUT_S="1", WARMUP_PROMPT_FILE=str(WARMUP)) as api:
+    with serving(tmp_path, **RESTART, COMFYUI_HANG_TIMEOUT_S="3", WARMUP_PROMPT_FILE=str(WARMUP)) as api:
         jobs = some_jobs(api)
         first = api.comfyui_pid()
         api.inject(fault, **arguments)
