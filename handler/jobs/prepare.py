@@ -125,7 +125,7 @@ def prefix_outputs(graph: Graph, checked: CheckedRequest, settings: Settings) ->
 def _until_deadline(checked: CheckedRequest) -> Iterator[None]:
     """Cut the block's connections at the job's deadline, or when it is cancelled. Raises PromptTimeout or the ticket's reason."""
     try:
-        with deadline.within(checked.deadline) as block, checked.ticket.on_cancel(block.cut):
+        with deadline.within(checked.deadline) as block, checked.ticket.on_cancel(block.expire):
             yield
     except (InputUnavailable, TimeoutError) as exc:
         checked.ticket.check()

@@ -1,10 +1,11 @@
-"""An end for what goes over the network: when the time is over, the connections in use are shut down.
+"""Deadlines of whatever uses the network: when one expires, the connections that wait for it are shut down.
 
-No time-out of a library does that. It counts from the last byte, so that a server that sends one byte per second, of a TLS
-handshake, of its headers or of a body, would keep a thread for ever.
+No library's time-out does that. It counts from the last byte, so a server that sends one byte per second, of a TLS handshake,
+of its headers or of a body, could keep a thread for ever.
 """
 
 import contextlib
+import heapq
 import math
 import socket
 import threading
@@ -15,33 +16,38 @@ from typing import Protocol
 
 
 class Connection(Protocol):
-    """What `bind` needs: a place to remember whom the connection serves."""
+    """What `bind` needs: a place to remember which deadline the connection belongs to at the moment."""
 
-    serves: "Deadline | None"
+    owner: "Deadline | None"
 
 
 @contextlib.contextmanager
 def within(end: float) -> Iterator["Deadline"]:
-    """Run the block until `end`, in seconds of time.monotonic; a block around it may end it earlier, and so may `Deadline.cut`.
+    """Run the block until `end`, in seconds of time.monotonic, or until an enclosing block or `Deadline.expire` ends it earlier.
 
-    Then whatever waits on one of its connections fails, and so does a new one; the block raises TimeoutError, whatever else it
-    would have raised or given. The connections are those that `guard` makes for this thread, and for others that run in a copy of
-    its context.
+    After that, whatever waits on one of its connections fails, and so does a new connection; the block raises TimeoutError,
+    whatever else it would have raised or returned. The connections are those that handler.net makes for this thread, and for
+    others that run in a copy of its context.
     """
     outer = _current.get()
-    watch = Deadline(min(end, outer.end) if outer else end)
-    token = _current.set(watch)
+    deadline = Deadline(min(end, outer.end) if outer else end)
+    token = _current.set(deadline)
     try:
-        with watch.watching(), outer.around(watch) if outer else contextlib.nullcontext():
-            yield watch
+        with deadline.enforce(), outer.enclose(deadline) if outer else contextlib.nullcontext():
+            yield deadline
     finally:
         _current.reset(token)
 
 
+def within_s(seconds: float) -> contextlib.AbstractContextManager["Deadline"]:
+    """`within`, from now on."""
+    return within(time.monotonic() + seconds)
+
+
 def left_s() -> float:
     """Seconds until the end of the block; infinite outside of one."""
-    watch = _current.get()
-    return watch.end - time.monotonic() if watch else math.inf
+    deadline = _current.get()
+    return deadline.end - time.monotonic() if deadline else math.inf
 
 
 def sleep(seconds: float) -> None:
@@ -50,10 +56,10 @@ def sleep(seconds: float) -> None:
 
 
 def bind(connection: Connection, sock: socket.socket) -> None:
-    """Let the block around this shut the socket down in time, as long as the connection serves nobody else."""
-    watch = connection.serves = _current.get()
-    if watch is not None:
-        watch.add(connection, sock)
+    """Have the block shut the socket down in time, as long as the connection is not used by another one."""
+    deadline = connection.owner = _current.get()
+    if deadline is not None:
+        deadline.add(connection, sock)
 
 
 class Deadline:
@@ -61,35 +67,34 @@ class Deadline:
 
     def __init__(self, end: float) -> None:
         self.end = end
-        self._late = False
+        self._expired = False
         self._lock = threading.Lock()
         self._bound: list[tuple[Connection, socket.socket]] = []
         self._inner: set[Deadline] = set()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        if (left := self.end - time.monotonic()) <= 0:
+    def enforce(self) -> Iterator[None]:
+        """Raise TimeoutError when the block takes longer."""
+        if self.end <= time.monotonic():
             raise TimeoutError
-        timer = threading.Timer(left, self.cut)
-        timer.daemon = True
-        timer.start()
+        _timer.add(self)
         try:
             yield
         finally:
-            timer.cancel()
+            _timer.remove(self)
             with self._lock:
                 for _, copy in self._bound:
                     copy.close()
                 self._bound.clear()
             # The timer may be a moment behind the clock.
-            if self._late or time.monotonic() >= self.end:
+            if self._expired or time.monotonic() >= self.end:
                 raise TimeoutError
 
     @contextlib.contextmanager
-    def around(self, inner: "Deadline") -> Iterator[None]:
-        """Cut the deadline of a block inside this one together with this."""
+    def enclose(self, inner: "Deadline") -> Iterator[None]:
+        """Have the deadline of a block inside this one expire together with this."""
         with self._lock:
-            if self._late:
+            if self._expired:
                 raise TimeoutError
             self._inner.add(inner)
         try:
@@ -100,23 +105,61 @@ class Deadline:
 
     def add(self, connection: Connection, sock: socket.socket) -> None:
         with self._lock:
-            if self._late:
+            if self._expired:
                 raise TimeoutError
             # A copy: TLS takes the socket apart, and a response outlives its connection.
             self._bound.append((connection, socket.fromfd(sock.fileno(), sock.family, sock.type)))
 
-    def cut(self) -> None:
-        """Let the time be over now."""
+    def expire(self) -> None:
+        """End the block now."""
         with self._lock:
-            self._late = True
+            self._expired = True
             self.end = min(self.end, time.monotonic())
             for connection, copy in self._bound:
-                if connection.serves is self:  # otherwise it came back into its pool, and somebody took it
+                if connection.owner is self:  # otherwise it went back to its pool, and another block uses it
                     with contextlib.suppress(OSError):
                         copy.shutdown(socket.SHUT_RDWR)
             inner = list(self._inner)
-        for watch in inner:
-            watch.cut()
+        for deadline in inner:
+            deadline.expire()
 
 
+class _Timer:
+    """One daemon thread that expires every deadline when its time comes. It starts with the first one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int, Deadline]] = []
+        self._started = False
+
+    def add(self, deadline: Deadline) -> None:
+        with self._changed:
+            # The id keeps deadlines with the same end from being compared.
+            heapq.heappush(self._waiting, (deadline.end, id(deadline), deadline))
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._work, name="deadlines", daemon=True).start()
+            if self._waiting[0][2] is deadline:
+                self._changed.notify()
+
+    def remove(self, deadline: Deadline) -> None:
+        """Forget a deadline, if it has not expired yet."""
+        with self._changed:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not deadline]
+            heapq.heapify(self._waiting)
+
+    def _work(self) -> None:
+        while True:
+            self._wait_for_next().expire()
+
+    def _wait_for_next(self) -> Deadline:
+        with self._changed:
+            while True:
+                left = self._waiting[0][0] - time.monotonic() if self._waiting else math.inf
+                if left <= 0:
+                    return heapq.heappop(self._waiting)[2]
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+
+
+_timer = _Timer()
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)

@@ -136,7 +136,7 @@ class _Connection(HTTPConnection):
     """What a kind of connection is mixed with."""
 
     public = False
-    serves: deadline.Deadline | None = None
+    owner: deadline.Deadline | None = None
 
     def _new_conn(self) -> socket.socket:
         """A socket to an address that was checked: the name is resolved once, so a second answer of its DNS changes nothing."""

@@ -183,7 +183,7 @@ def _bound(request: Any) -> None:
 
 
 class _Connection:
-    serves: deadline.Deadline | None = None
+    owner: deadline.Deadline | None = None
 
 
 def _repeated(do: Callable[[], object]) -> None:
