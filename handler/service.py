@@ -96,9 +96,9 @@ def _load_warmup_graph(settings: Settings) -> Graph | None:
         trusted = settings.model_copy(update={"allow_private_urls": True})
         file = io.BytesIO()
         try:
-            storage.store_for_url(settings.warmup_prompt_url, trusted).fetch(
-                settings.warmup_prompt_url, file, auth=None, max_bytes=_MAX_GRAPH, timeout_s=settings.input_timeout_s
-            )
+            store = storage.store_for_url(settings.warmup_prompt_url, trusted)
+            with storage.time_limit(settings.warmup_prompt_url, settings.input_timeout_s):
+                store.fetch(settings.warmup_prompt_url, file, auth=None, max_bytes=_MAX_GRAPH)
         except HandlerError as exc:
             raise BadSettings(f"{name}: {exc.message}") from exc
         return _parse_graph(file.getvalue(), name)

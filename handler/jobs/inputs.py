@@ -3,7 +3,6 @@
 import re
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -47,18 +46,16 @@ def fetch_inputs(
     auth_for: AuthFor,
     comfy: ComfyClient,
     settings: Settings,
-    *,
-    deadline: float,
 ) -> Graph:
     """The graph with everything fetched that its uploadable inputs hold, and put into `folder` of ComfyUI's input folder.
 
-    Over HTTP when that folder is not on this disk. `deadline` is in seconds of time.monotonic. Raises InputUnavailable,
-    ForbiddenUrl or TooLarge with the place as location; what was written until then is the caller's to remove.
+    Over HTTP when that folder is not on this disk. Raises InputUnavailable, ForbiddenUrl or TooLarge with the place as location;
+    what was written until then is the caller's to remove.
     """
     places = [place for place in graph.media_inputs(prompt, classes) if not _is_there(place.value, comfy)]
     if not places:
         return prompt
-    fetcher = _Fetcher(auth_for, settings, deadline)
+    fetcher = _Fetcher(auth_for, settings)
     local = settings.input_dir / folder
     if settings.input_dir.is_dir():
         done = fetcher.fetched(places, local)
@@ -101,7 +98,6 @@ def _value(one: _Fetched, prefix: str) -> str:
 class _Fetcher:
     auth_for: AuthFor
     settings: Settings
-    deadline: float
 
     def fetched(self, places: list[MediaInput], folder: Path) -> list[_Fetched]:
         """The files of all places, in `folder`. Numbered: two nodes' ids can differ in what no file name can hold."""
@@ -126,16 +122,12 @@ class _Fetcher:
         with disk.writing("the inputs"), raw.open("w+b") as file:
             if _URL.match(value):
                 store = storage.store_for_url(value, self.settings)
-                store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes, timeout_s=self._limit_s())
+                with storage.time_limit(value, self.settings.input_timeout_s):
+                    store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes)
             else:
                 file.write(_decoded(value, max_bytes))
         what = describe_url(value) if _URL.match(value) else "The value"
         return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
-
-    def _limit_s(self) -> float:
-        if (left := self.deadline - time.monotonic()) <= 0:
-            raise InputUnavailable("It took too long.")
-        return min(self.settings.input_timeout_s, left)
 
 
 def _decoded(value: str, max_bytes: int) -> bytes:

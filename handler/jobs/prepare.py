@@ -99,18 +99,9 @@ def fetch_files(checked: CheckedRequest, service: Service) -> tuple[Graph, Hold]
     with ExitStack() as undo:
         with _until_deadline(checked):
             models = graphs.model_inputs(checked.graph, classes)
-            left_s = checked.deadline - time.monotonic()
-            graph, hold = service.models.fetched(checked.graph, models, auth_for, timeout_s=left_s)
+            graph, hold = service.models.fetch(checked.graph, models, auth_for)
             undo.callback(hold.close)
-            graph = inputs.fetch_inputs(
-                graph,
-                classes,
-                checked.folder,
-                auth_for,
-                service.comfy,
-                service.settings,
-                deadline=checked.deadline,
-            )
+            graph = inputs.fetch_inputs(graph, classes, checked.folder, auth_for, service.comfy, service.settings)
         undo.pop_all()
     return graph, hold
 

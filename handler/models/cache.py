@@ -1,11 +1,11 @@
 """Models: downloaded once into the folder where ComfyUI looks, kept while they are used, removed when they are too many."""
 
-import contextlib
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _ACCESS_TIMEOUT_S = 60.0
 # Of a file system, in bytes.
 _LONGEST_NAME = 255
 
-Hold = contextlib.ExitStack
+Hold = ExitStack
 """Files in use: none of them is removed before it is closed. One that is dropped lets go as well."""
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -60,7 +60,6 @@ class ModelCache:
         filename: str | None = None,
         auth: Auth | None = None,
         sha256: str | None = None,
-        timeout_s: float = _LONGEST_DOWNLOAD_S,
     ) -> tuple[Path, int]:
         """The file of a URL in a model folder, under the given name, by default the URL's, and its size in bytes.
 
@@ -70,7 +69,7 @@ class ModelCache:
         name = self.name(url, filename)
         wanted = Download(url, self.folder(folder), name, filename is not None, auth, sha256 and sha256.lower())
         with Hold() as hold, disk.writing(str(wanted.path)):
-            path = self._obtained(wanted, timeout_s, hold)
+            path = self._obtained(wanted, hold)
             return path, path.stat().st_size
 
     def install(self, url: str, path: Path, *, auth: Auth | None = None, sha256: str | None = None) -> Path:
@@ -80,22 +79,14 @@ class ModelCache:
         """
         wanted = Download(url, path.parent, path.name, auth=auth, sha256=sha256 and sha256.lower(), pinned=True)
         with Hold() as hold:
-            return self._obtained(wanted, _LONGEST_DOWNLOAD_S, hold)
+            return self._obtained(wanted, hold)
 
-    def fetched(
-        self,
-        prompt: Graph,
-        places: Sequence[ModelInput],
-        auth_for: storage.AuthFor,
-        *,
-        timeout_s: float = _LONGEST_DOWNLOAD_S,
-    ) -> tuple[Graph, Hold]:
+    def fetch(self, prompt: Graph, places: Sequence[ModelInput], auth_for: storage.AuthFor) -> tuple[Graph, Hold]:
         """The graph with names of files in place of URLs, and a hold on the downloads that it uses, by URL or by name.
 
         Raises HandlerError with the place as location, and holds nothing then.
         """
         names: dict[tuple[str, str], str] = {}
-        end = time.monotonic() + timeout_s
         with Hold() as hold:
             for place in places:
                 if len(place.value) > MAX_URL_LENGTH:
@@ -105,14 +96,14 @@ class ModelCache:
                     continue
                 try:
                     wanted = self._wanted(place, auth_for)
-                    names[place.node_id, place.name] = self._obtained(wanted, end - time.monotonic(), hold).name
+                    names[place.node_id, place.name] = self._obtained(wanted, hold).name
                 except HandlerError as exc:
                     exc.location = place.location
                     raise
             return graph.set_inputs(prompt, names), hold.pop_all()
 
     def has_all(self, places: Sequence[ModelInput], auth_for: storage.AuthFor) -> bool:
-        """Whether `fetched` has nothing to ask another server for. What is wrong is left to it."""
+        """Whether `fetch` has nothing to ask another server for. What is wrong is left to it."""
         entries = self._index.entries()
         try:
             wanted = [self._wanted(place, auth_for) for place in places if is_url(place.value)]
@@ -170,16 +161,15 @@ class ModelCache:
         logger.error("%s could not be downloaded to %s: %s", redact_url(url), where, exc)
         self._on_event("file_failed", {"url": redact_url(url), "local_path": where, "error": exc.message})
 
-    def _obtained(self, wanted: Download, timeout_s: float, hold: Hold) -> Path:
+    def _obtained(self, wanted: Download, hold: Hold) -> Path:
         """The wanted file, which `hold` keeps from being removed."""
         complaint = f"{describe_url(wanted.url)}: another download of it takes too long."
-        end = time.monotonic() + timeout_s
         # Not by the target's name: it may be known at the end only.
         with (
             disk.writing(str(wanted.path)),
-            self._index.lock(f"{wanted.key} {wanted.folder}", timeout_s, complaint),
+            self._index.lock(f"{wanted.key} {wanted.folder}", _LONGEST_DOWNLOAD_S, complaint),
         ):
-            path = self._found(wanted, hold) or self._new(wanted, end, hold)
+            path = self._found(wanted, hold) or self._new(wanted, hold)
         self._make_room()
         return path
 
@@ -236,10 +226,10 @@ class ModelCache:
         """What credentials opened is given only to those whose own open it now: the store is asked each time."""
         if not entry.private:
             return
-        with tempfile.TemporaryFile() as file, contextlib.suppress(TooLarge):
-            # That there is more than a byte of it says that the store lets us in.
-            store = storage.store_for_url(wanted.url, self._settings)
-            store.fetch(wanted.url, file, auth=wanted.auth, max_bytes=1, timeout_s=_ACCESS_TIMEOUT_S)
+        store = storage.store_for_url(wanted.url, self._settings)
+        # TooLarge: the store lets us in, since there is more than a byte of it.
+        with tempfile.TemporaryFile() as file, storage.time_limit(wanted.url, _ACCESS_TIMEOUT_S), suppress(TooLarge):
+            store.fetch(wanted.url, file, auth=wanted.auth, max_bytes=1)
 
     def _kept(self, path: Path, wanted: Download, entry: Entry, hold: Hold) -> Path | None:
         """A file that was there, now held; None when it was removed meanwhile."""
@@ -256,14 +246,15 @@ class ModelCache:
             )
         return path
 
-    def _new(self, wanted: Download, end: float, hold: Hold) -> Path:
+    def _new(self, wanted: Download, hold: Hold) -> Path:
         """Transfer the file and give it its name."""
         self._make_room()
         began = time.monotonic()
         wanted.folder.mkdir(parents=True, exist_ok=True)
         part = wanted.path.with_name(f".{wanted.path.name}.part-{wanted.key[:16]}")
         logger.info("downloading %s to %s", redact_url(wanted.url), wanted.path)
-        download.transfer(wanted.url, part, self._settings, auth=wanted.auth, end=end)
+        with storage.time_limit(wanted.url, _LONGEST_DOWNLOAD_S):
+            download.transfer(wanted.url, part, self._settings, auth=wanted.auth)
         download.check_content(wanted.url, part, wanted.sha256)
         path = wanted.target(part)
         with self._index.update() as entries:

@@ -15,6 +15,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_
 from handler import disk, storage
 from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
 from handler.models.index import Entry, hash_text
+from handler.net import deadline
 from handler.schemas.credentials import Auth
 from handler.settings import Settings
 from handler.urls import describe_url
@@ -72,8 +73,8 @@ class Download:
         return not path.is_dir() and (self.pinned or self.name is None or same)
 
 
-def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None, end: float) -> None:
-    """Fill the part file with what the URL holds, behind what it holds already. `end` is in seconds of time.monotonic.
+def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None) -> None:
+    """Fill the part file with what the URL holds, behind what it holds already.
 
     Raises InputUnavailable and leaves the part file, which a later call goes on with; or DiskFull or TooLarge, and leaves
     nothing.
@@ -87,17 +88,18 @@ def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None, end
         # A refusal brings no byte, and would be repeated; fetching is safe to repeat, it changes nothing at the other end.
         sizes.append(part.stat().st_size)
         moved = sizes[-1] not in (0, sizes[-2])
-        return isinstance(exc, InputUnavailable) and (exc.retryable or moved) and time.monotonic() < end
+        return isinstance(exc, InputUnavailable) and (exc.retryable or moved) and deadline.left_s() > 0
 
     retrying = Retrying(
         stop=stop_after_attempt(_TRIES),
         wait=wait_exponential(multiplier=0.25, max=5),
         retry=retry_if_exception(went_on),
         before_sleep=before_sleep_log(logger, logging.WARNING),
+        sleep=deadline.sleep,
         reraise=True,
     )
     try:
-        retrying(_attempt, url, part, version, settings, auth, end)
+        retrying(_attempt, url, part, version, settings, auth)
         version.path.unlink(missing_ok=True)
     except DiskFull:
         part.write_bytes(b"")  # it would keep the disk full
@@ -120,12 +122,12 @@ def _sweep(folder: Path) -> None:
                 part.unlink()
 
 
-def _attempt(url: str, part: Path, version: storage.Version, settings: Settings, auth: Auth | None, end: float) -> None:
+def _attempt(url: str, part: Path, version: storage.Version, settings: Settings, auth: Auth | None) -> None:
     with disk.writing(str(part)), part.open("r+b") as file:
         file.seek(0, os.SEEK_END)
-        store, timeout_s = storage.store_for_url(url, settings), max(0.001, end - time.monotonic())
         max_bytes = int(settings.max_model_size_gb * (1 << 30))
-        store.fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+        store = storage.store_for_url(url, settings)
+        store.fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
         file.flush()
         os.fsync(file.fileno())
 

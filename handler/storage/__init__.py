@@ -12,6 +12,7 @@ from handler.storage.hf import HfStorage
 from handler.storage.http import HttpStorage
 from handler.storage.s3 import S3Storage
 from handler.storage.transfer import Version as Version
+from handler.storage.transfer import time_limit as time_limit
 from handler.urls import MAX_URL_LENGTH, describe_url
 
 
@@ -32,14 +33,13 @@ class Storage(Protocol):
         version: Version | None = None,
         auth: Auth | None = None,
         max_bytes: int | None,
-        timeout_s: float,
     ) -> None:
         """Write what the URL holds to the file, which is open for reading and writing.
 
         Goes on behind what the file holds already when `version` knows of which version that is and the store has it still;
-        otherwise empties it first. `timeout_s` bounds the whole transfer; that nothing comes for a minute ends it in any
-        case. Raises InputUnavailable, ForbiddenUrl, or TooLarge as soon as there are more than `max_bytes`; BadRequest when
-        the store is not installed or not configured; DiskFull. After any of them the file holds what had arrived.
+        otherwise empties it first. What ends it is the `time_limit` around it, or a minute in which nothing comes. Raises
+        InputUnavailable, ForbiddenUrl, or TooLarge as soon as there are more than `max_bytes`; BadRequest when the store is
+        not installed or not configured; DiskFull. After any of them the file holds what had arrived.
         """
 
     def takes(self, upload: Upload) -> bool:

@@ -22,6 +22,8 @@ from handler.urls import describe_url, origin, redact_url
 
 _BLOBS = ".blob.core.windows.net"
 _BLOCK = 8 << 20
+# How long a signature for reading is valid where no deadline is nearer.
+_MAX_READ_S = 24 * 3600
 
 
 class AzureStorage:
@@ -51,15 +53,14 @@ class AzureStorage:
         version: Version | None = None,
         auth: Auth | None = None,
         max_bytes: int | None,
-        timeout_s: float,
     ) -> None:
-        limits = Limits.of(redact_url(url), max_bytes, timeout_s)
+        limits = Limits(describe_url(url), max_bytes)
         account = _account(self._settings)
         own = account if account is not None and account.owns(url) else None
         if isinstance(auth, QueryAuth):
             url, auth = _signed(url, _sas(auth)), None
         elif own is not None and auth is None and "sig" not in parse_qs(urlsplit(url).query):
-            url = _signed(url, own.reading(url, timeout_s))
+            url = _signed(url, own.reading(url))
         trusted = [own.endpoint] if own else []
         download(url, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=trusted)
 
@@ -128,8 +129,8 @@ class _Account:
             return False
         return same and urlsplit(url).path.startswith(f"{urlsplit(self.endpoint).path}/")
 
-    def reading(self, url: str, seconds: float) -> str:
-        """A signature that lets a blob be read for a while; empty when there is nothing to sign with."""
+    def reading(self, url: str) -> str:
+        """A signature that lets a blob be read until the deadline; empty when there is nothing to sign with."""
         if not self.key:
             return self.sas
         with _installed():
@@ -138,7 +139,7 @@ class _Account:
         path = urlsplit(url).path.removeprefix(f"{urlsplit(self.endpoint).path}/")
         container, _, blob = path.partition("/")
         # Clocks differ.
-        expiry = datetime.now(UTC) + timedelta(seconds=seconds, minutes=15)
+        expiry = datetime.now(UTC) + timedelta(seconds=min(deadline.left_s(), _MAX_READ_S), minutes=15)
         names, may = (self.name, unquote(container), unquote(blob)), BlobSasPermissions(read=True)
         try:
             signature: str = generate_blob_sas(*names, account_key=self.key, permission=may, expiry=expiry)

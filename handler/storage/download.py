@@ -43,12 +43,9 @@ def download(
     `trusted` are URLs of servers that need not be public. Raises InputUnavailable, ForbiddenUrl or TooLarge.
     """
     try:
-        with (
-            deadline.within(limits.end),
-            guard.new_session(
-                allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
-            ) as session,
-        ):
+        with guard.new_session(
+            allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
+        ) as session:
             _Download(session, url, auth, limits, settings).download_to(file, version)
     except TRANSFER_ERRORS as exc:
         raise InputUnavailable(f"{limits.name} cannot be fetched: {failure_reason(exc)}.") from exc
@@ -131,7 +128,8 @@ class _Download:
         raise requests.TooManyRedirects
 
     def _timeouts(self) -> tuple[float, float]:
-        left = self._limits.left_s
+        if (left := deadline.left_s()) <= 0:
+            raise TimeoutError
         return min(CONNECT_TIMEOUT_S, left), min(IDLE_TIMEOUT_S, left)
 
     def _refused(self, response: requests.Response) -> InputUnavailable:

@@ -19,7 +19,7 @@ from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.download import check_url, download
 from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
-from handler.urls import describe_url, origin, quote_path, redact_url
+from handler.urls import describe_url, origin, quote_path
 
 # hf://[datasets/]owner/name[@revision]/path, as huggingface_hub's file system writes it.
 _URL = re.compile(
@@ -51,9 +51,8 @@ class HfStorage:
         version: Version | None = None,
         auth: Auth | None = None,
         max_bytes: int | None,
-        timeout_s: float,
     ) -> None:
-        limits = Limits.of(redact_url(url), max_bytes, timeout_s)
+        limits = Limits(describe_url(url), max_bytes)
         token = self._settings.hf_token
         if auth is None and token:
             auth = BearerAuth(type="bearer", token=token)

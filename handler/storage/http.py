@@ -42,9 +42,8 @@ class HttpStorage:
         version: Version | None = None,
         auth: Auth | None = None,
         max_bytes: int | None,
-        timeout_s: float,
     ) -> None:
-        limits = Limits.of(redact_url(url), max_bytes, timeout_s)
+        limits = Limits(describe_url(url), max_bytes)
         download(url, file, version=version, auth=auth, limits=limits, settings=self._settings)
 
     def takes(self, upload: Upload) -> bool:

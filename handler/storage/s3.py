@@ -55,16 +55,14 @@ class S3Storage:
         version: Version | None = None,
         auth: Auth | None = None,
         max_bytes: int | None,
-        timeout_s: float,
     ) -> None:
         bucket, key = _object(url)
-        limits = Limits.of(_url(bucket, key), max_bytes, timeout_s)
+        limits = Limits(shorten(_url(bucket, key)), max_bytes)
         # All attempts together have the time; what is then left of it is for the body.
-        wait_s = max(1, min(IDLE_TIMEOUT_S, round(timeout_s / _ATTEMPTS)))
+        wait_s = max(1, round(min(IDLE_TIMEOUT_S, deadline.left_s() / _ATTEMPTS)))
         client = _client(replace(self._account(auth), wait_s=wait_s))
         try:
-            with deadline.within(limits.end):
-                S3Object(client, bucket, key).download_to(file, version, limits)
+            S3Object(client, bucket, key).download_to(file, version, limits)
         except _failures() as exc:
             raise _translated(exc, InputUnavailable, f"{limits.name} cannot be fetched") from exc
 

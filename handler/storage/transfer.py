@@ -1,7 +1,8 @@
 """Copying what a server sends into a file, within its limits."""
 
 import re
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,8 +11,9 @@ import requests
 import urllib3
 
 from handler import disk
-from handler.errors import TooLarge
-from handler.urls import shorten
+from handler.errors import InputUnavailable, TooLarge
+from handler.net import deadline
+from handler.urls import describe_url
 
 CONNECT_TIMEOUT_S = 10
 IDLE_TIMEOUT_S = 60
@@ -23,24 +25,22 @@ TRANSFER_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSEr
 _CHUNK = 1 << 16
 
 
+@contextmanager
+def time_limit(url: str, seconds: float) -> Iterator[None]:
+    """Raise InputUnavailable when the block, which fetches the URL, takes longer, or does not end before its deadline."""
+    try:
+        with deadline.within_s(seconds):
+            yield
+    except TimeoutError as exc:
+        raise InputUnavailable(f"{describe_url(url)} cannot be fetched: {failure_reason(exc)}.") from exc
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What one transfer may take. `name` is what it is called in messages, `end` is in seconds of time.monotonic."""
+    """What one transfer may take up. `name` is what messages call it."""
 
     name: str
     max_bytes: int | None
-    end: float
-
-    @classmethod
-    def of(cls, name: str, max_bytes: int | None, timeout_s: float) -> "Limits":
-        return cls(shorten(name), max_bytes, time.monotonic() + timeout_s)
-
-    @property
-    def left_s(self) -> float:
-        """Seconds left. Raises TimeoutError when there are none."""
-        if (left := self.end - time.monotonic()) <= 0:
-            raise TimeoutError
-        return left
 
     def check(self, size: int) -> None:
         """Raise TooLarge for a file of that size."""

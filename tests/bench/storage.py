@@ -107,7 +107,7 @@ def _stored(upload: Upload, settings: Settings, content: BinaryIO, size: int) ->
 
 def _fetched(url: str, settings: Settings) -> None:
     with tempfile.TemporaryFile() as file:
-        store_for_url(url, settings).fetch(url, file, max_bytes=None, timeout_s=600)
+        store_for_url(url, settings).fetch(url, file, max_bytes=None)
 
 
 def _measured(host: str, mb: int) -> None:

@@ -134,7 +134,7 @@ def test_two_versions_of_a_file_are_not_mixed(tmp_path: Path, known: str, header
     version, file = Version(tmp_path / "version"), io.BytesIO(b"x" * 1000)
     version.keep(known)
     with scripted(ignoring_if_range(headers)) as url:
-        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
+        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None)
     assert file.getvalue() == NEW
     assert version.known() == kept
 
@@ -144,7 +144,7 @@ def test_the_rest_of_the_same_version_is_taken(tmp_path: Path, headers: bytes) -
     version, file = Version(tmp_path / "version"), io.BytesIO(b"x" * 1000)
     version.keep('"same"')
     with scripted(ignoring_if_range(headers)) as url:
-        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
+        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None)
     assert file.getvalue() == b"x" * 1000 + NEW[1000:]
 
 
@@ -152,5 +152,5 @@ def test_a_begun_file_is_kept_when_the_server_is_gone(tmp_path: Path) -> None:
     version, file = Version(tmp_path / "version"), io.BytesIO(b"x" * 1000)
     version.keep('"same"')
     with scripted(lambda connection: connection.close()) as url, pytest.raises(InputUnavailable):
-        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None, timeout_s=5)
+        store_for_url(url, SETTINGS).fetch(f"{url}/a", file, version=version, max_bytes=None)
     assert (file.getvalue(), version.known()) == (b"x" * 1000, '"same"')

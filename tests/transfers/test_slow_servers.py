@@ -15,7 +15,7 @@ from handler import Settings
 from handler.errors import InputUnavailable
 from handler.net import guard
 from handler.schemas.credentials import Auth, S3Auth
-from handler.storage import store_for_url
+from handler.storage import store_for_url, time_limit
 from tests.support import graphs
 from tests.support.comfyui import Comfyui
 from tests.support.live import served
@@ -38,8 +38,8 @@ def test_a_fetch_ends_at_its_deadline(script: Script, store: str, request: pytes
     began = time.monotonic()
     with scripted(script) as url:
         where, auth = (f"{url}/a.png", None) if store == "http" else ("s3://bucket/a.png", keys(url))
-        with pytest.raises(InputUnavailable, match="it took too long"):
-            store_for_url(where, SETTINGS).fetch(where, io.BytesIO(), auth=auth, max_bytes=None, timeout_s=0.4)
+        with pytest.raises(InputUnavailable, match="it took too long"), time_limit(where, 0.4):
+            store_for_url(where, SETTINGS).fetch(where, io.BytesIO(), auth=auth, max_bytes=None)
     assert time.monotonic() - began < 30
 
 
@@ -56,8 +56,8 @@ def test_a_tls_handshake_ends_at_its_deadline() -> None:
     began = time.monotonic()
     with scripted(handshake) as url:
         where = url.replace("http://", "https://")
-        with pytest.raises(InputUnavailable, match="it took too long"):
-            store_for_url(where, SETTINGS).fetch(where, io.BytesIO(), max_bytes=None, timeout_s=0.4)
+        with pytest.raises(InputUnavailable, match="it took too long"), time_limit(where, 0.4):
+            store_for_url(where, SETTINGS).fetch(where, io.BytesIO(), max_bytes=None)
     assert time.monotonic() - began < 30
 
 

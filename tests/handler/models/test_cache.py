@@ -286,13 +286,13 @@ def test_a_url_in_a_graph_becomes_a_name_that_is_the_urls_own(world: World) -> N
     (world.home / "models/checkpoints/model.safetensors").write_bytes(b"own")
     done = {}
     for path in ("a", "b"):
-        graph, hold = models.fetched(GRAPH, [place(f"{world.url}/{path}/model.safetensors")], lambda _: None)
+        graph, hold = models.fetch(GRAPH, [place(f"{world.url}/{path}/model.safetensors")], lambda _: None)
         hold.close()
         done[path] = graph["4"]["inputs"]["ckpt_name"]
     assert len(set(done.values())) == 2
     assert all(name.endswith("-model.safetensors") for name in done.values())
     assert (world.home / "models/checkpoints" / done["b"]).read_bytes() == OTHER
-    models.fetched(GRAPH, [place(f"{world.url}/a/model.safetensors")], lambda _: None)[1].close()
+    models.fetch(GRAPH, [place(f"{world.url}/a/model.safetensors")], lambda _: None)[1].close()
     assert len(world.files.asked) == 2
     assert GRAPH["4"]["inputs"]["ckpt_name"] == "?"
 
@@ -300,14 +300,14 @@ def test_a_url_in_a_graph_becomes_a_name_that_is_the_urls_own(world: World) -> N
 def test_a_graph_uses_what_was_downloaded_before_under_its_name(world: World) -> None:
     models = world.models()
     models.download(f"{world.url}/a/model.safetensors", "checkpoints")
-    graph, hold = models.fetched(GRAPH, [place(f"{world.url}/a/model.safetensors")], lambda _: None)
+    graph, hold = models.fetch(GRAPH, [place(f"{world.url}/a/model.safetensors")], lambda _: None)
     hold.close()
     assert graph["4"]["inputs"]["ckpt_name"] == "model.safetensors"
 
 
 def test_a_name_without_an_ending_gets_the_one_of_its_content(world: World) -> None:
     """Civitai's URLs end with a number, and ComfyUI does not list a file of that name."""
-    graph, hold = world.models().fetched(GRAPH, [place(f"{world.url}/api/1287?type=Model")], lambda _: None)
+    graph, hold = world.models().fetch(GRAPH, [place(f"{world.url}/api/1287?type=Model")], lambda _: None)
     hold.close()
     assert graph["4"]["inputs"]["ckpt_name"].endswith("-1287.safetensors")
     assert world.models().download(f"{world.url}/api/1287", "loras")[0].name == "1287.safetensors"
@@ -324,7 +324,7 @@ def test_a_graphs_failure_names_the_input(world: World) -> None:
         return bearer("wrong")
 
     with pytest.raises(InputUnavailable) as caught:
-        world.models().fetched(GRAPH, [place(f"{world.url}/a/model.safetensors")], auth_for)
+        world.models().fetch(GRAPH, [place(f"{world.url}/a/model.safetensors")], auth_for)
     assert caught.value.location == "prompt.4.inputs.ckpt_name"
     assert asked == [f"{world.url}/a/model.safetensors"]
 
@@ -374,7 +374,7 @@ def test_the_least_recently_used_goes_first_and_only_what_was_downloaded(world: 
 def test_what_a_job_uses_stays_even_for_another_process(world: World) -> None:
     models = limited(world, files=1.5)
     fill(world, models, "one")
-    _, by_name = models.fetched(GRAPH, [place("one.safetensors", "loras")], lambda _: None)
+    _, by_name = models.fetch(GRAPH, [place("one.safetensors", "loras")], lambda _: None)
     # Another Models is what another process has: they share nothing but the disk.
     other = limited(world, files=1.5)
     fill(world, other, "two", "three")
@@ -394,7 +394,7 @@ def test_what_a_job_uses_stays_in_whichever_folder_comfyui_finds_it(world: World
     models = limited(world, files=1.5)
     world.files.content["/one.safetensors"] = SAFETENSORS
     used = models.download(f"{world.url}/one.safetensors", folder)[0]
-    _, hold = models.fetched(GRAPH, [place("one.safetensors", kind)], lambda _: None)
+    _, hold = models.fetch(GRAPH, [place("one.safetensors", kind)], lambda _: None)
     fill(world, models, "two", "three")
     assert used.exists()
     hold.close()
@@ -408,7 +408,7 @@ def test_to_be_used_counts_in_whichever_folder_comfyui_finds_it(world: World) ->
     world.files.content["/one.safetensors"] = SAFETENSORS
     used = models.download(f"{world.url}/one.safetensors", "unet")[0]
     fill(world, models, "two")
-    models.fetched(GRAPH, [place("one.safetensors", "diffusion_models")], lambda _: None)[1].close()
+    models.fetch(GRAPH, [place("one.safetensors", "diffusion_models")], lambda _: None)[1].close()
     fill(world, models, "three")
     assert used.exists()
     assert world.folder() == {"three.safetensors"}
@@ -465,7 +465,7 @@ def test_the_files_of_locks_do_not_grow_in_number_for_ever(world: World) -> None
 def test_a_url_that_is_none_is_the_callers_fault(world: World) -> None:
     for url in ("http://[x/y.safetensors", "http://", "hf://"):
         with pytest.raises(BadRequest) as caught:
-            world.models().fetched(GRAPH, [place(url)], lambda _: None)
+            world.models().fetch(GRAPH, [place(url)], lambda _: None)
         assert caught.value.location == "prompt.4.inputs.ckpt_name"
     assert world.folder("checkpoints") == set()
 

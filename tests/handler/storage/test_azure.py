@@ -73,7 +73,7 @@ def fetched(
     max_bytes: int | None = None,
 ) -> bytes:
     file = io.BytesIO(begun)
-    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=20)
+    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
     return file.getvalue()
 
 

@@ -36,7 +36,7 @@ def settings_for(hub: Hub, **more: str) -> Settings:
 
 def fetched(url: str, settings: Settings, begun: bytes = b"", auth: Auth | None = None) -> bytes:
     file = io.BytesIO(begun)
-    store_for_url(url, settings).fetch(url, file, auth=auth, max_bytes=None, timeout_s=20)
+    store_for_url(url, settings).fetch(url, file, auth=auth, max_bytes=None)
     return file.getvalue()
 
 

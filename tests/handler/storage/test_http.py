@@ -12,7 +12,7 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth, S3Auth
 from handler.schemas.uploads import HttpUpload
-from handler.storage import Version, store_for_upload, store_for_url
+from handler.storage import Version, store_for_upload, store_for_url, time_limit
 from tests.support.files import Files
 
 SETTINGS = Settings(allow_private_urls=True)
@@ -54,7 +54,8 @@ def fetched(
     timeout_s: float = 10,
 ) -> bytes:
     file = io.BytesIO(begun)
-    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+    with time_limit(url, timeout_s):
+        store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
     return file.getvalue()
 
 
@@ -198,7 +199,7 @@ def test_a_begun_file_of_another_version_is_begun_anew(files: Files, version: Ve
 def test_a_truncated_body_is_an_error_and_what_came_can_be_gone_on_from(files: Files, version: Version) -> None:
     file = io.BytesIO()
     with pytest.raises(InputUnavailable, match="the connection broke off"):
-        store_for_url(files.url, SETTINGS).fetch(f"{files.url}/truncated", file, max_bytes=None, timeout_s=10)
+        store_for_url(files.url, SETTINGS).fetch(f"{files.url}/truncated", file, max_bytes=None)
     assert file.getvalue() == files.content[: len(files.content) // 2]
     assert fetched(f"{files.url}/file", file.getvalue(), version=version) == files.content
 

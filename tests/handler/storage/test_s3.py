@@ -17,7 +17,7 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, S3Auth
 from handler.schemas.uploads import S3Upload
-from handler.storage import Version, store_for_upload, store_for_url
+from handler.storage import Version, store_for_upload, store_for_url, time_limit
 from tests.support.live import s3_store, served
 
 CONTENT = bytes(range(256)) * 1000
@@ -74,7 +74,8 @@ def fetched(
     timeout_s: float = 20,
 ) -> bytes:
     file = io.BytesIO(begun)
-    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes, timeout_s=timeout_s)
+    with time_limit(url, timeout_s):
+        store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
     return file.getvalue()
 
 
