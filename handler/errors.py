@@ -26,6 +26,8 @@ HandlerError
 What is not a HandlerError is a bug.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -50,6 +52,16 @@ class HandlerError(Exception):
         if self.location is not None:
             answer["location"] = self.location
         return answer
+
+
+@contextmanager
+def locate(location: str) -> Iterator[None]:
+    """Say where in the request the fault is, for an error of the block that does not say it itself."""
+    try:
+        yield
+    except HandlerError as exc:
+        exc.location = exc.location or location
+        raise
 
 
 class BadRequest(HandlerError):

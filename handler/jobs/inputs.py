@@ -12,7 +12,7 @@ import pybase64
 
 from handler import disk, storage
 from handler.comfyui.client import ComfyClient
-from handler.errors import HandlerError, InputUnavailable, TooLarge
+from handler.errors import InputUnavailable, TooLarge, locate
 from handler.graphs import graph
 from handler.graphs.graph import Graph, MediaInput
 from handler.graphs.node_classes import NodeClasses
@@ -104,14 +104,11 @@ class _Fetcher:
         return [self._fetched(place, folder, f"{n}_{graph.file_stem(place.name)}") for n, place in enumerate(places)]
 
     def _fetched(self, place: MediaInput, folder: Path, name: str) -> _Fetched:
-        try:
+        with locate(place.location):
             if isinstance(place.value, str):
                 return _Fetched(place, [self._file(place.value, place.medium, folder, name)])
             values = enumerate(place.value)
             return _Fetched(place, [self._file(value, "image", folder / name, f"{n:05d}") for n, value in values])
-        except HandlerError as exc:
-            exc.location = exc.location or place.location
-            raise
 
     def _file(self, value: str, medium: str, folder: Path, name: str) -> Path:
         """One value as a file with the ending that its content asks for."""

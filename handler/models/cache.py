@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from handler import disk, storage
-from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge
+from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge, locate
 from handler.graphs import graph
 from handler.graphs.graph import Graph, ModelInput
 from handler.models import download
@@ -94,12 +94,9 @@ class ModelCache:
                 if not is_url(place.value):
                     hold.push(self.hold_files(self._candidates(place)))
                     continue
-                try:
+                with locate(place.location):
                     wanted = self._wanted(place, auth_for)
                     names[place.node_id, place.name] = self._obtained(wanted, hold).name
-                except HandlerError as exc:
-                    exc.location = place.location
-                    raise
             return graph.set_inputs(prompt, names), hold.pop_all()
 
     def has_all(self, places: Sequence[ModelInput], auth_for: storage.AuthFor) -> bool:
@@ -120,7 +117,7 @@ class ModelCache:
         return [self._settings.model_dir / folder / place.value for folder in folders]
 
     def _wanted(self, place: ModelInput, auth_for: storage.AuthFor) -> Download:
-        return Download(place.value, self.folder(place.folder), None, False, auth_for(place.value))
+        return Download(place.value, self._subfolder(self._root(), place.folder), None, False, auth_for(place.value))
 
     def hold_files(self, paths: Sequence[Path]) -> Hold:
         """Keep those of the files that are downloads of ours from being removed, by this process or any other."""
@@ -138,10 +135,18 @@ class ModelCache:
         return download.name_from_url(url) if filename is None else download.safe_name(filename)
 
     def folder(self, name: str) -> Path:
-        """The folder of a kind of model. Raises BadRequest for one that neither ComfyUI nor MODEL_DIR has."""
+        """The folder of a `model_type`. Raises BadRequest for one that neither ComfyUI nor MODEL_DIR has."""
+        root = self._root()
+        with locate("model_type"):
+            return self._subfolder(root, name)
+
+    def _root(self) -> Path:
         root = self._settings.model_dir
         if not root.is_dir():
-            raise BadRequest(f"MODEL_DIR={str(root)!r} is no folder on this disk, so no model can be downloaded.")
+            raise BadRequest(f"MODEL_DIR={str(root)!r} is not a folder on this disk, so no model can be downloaded.")
+        return root
+
+    def _subfolder(self, root: Path, name: str) -> Path:
         path, parts = root / name, name.split("/")
         # ComfyUI names custom_nodes among its model folders; what lies there is run as code.
         strange = any(
@@ -150,10 +155,10 @@ class ModelCache:
         )
         if strange or "\0" in name or not (path.is_dir() or name in self._folders()):
             known = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
-            raise BadRequest(f"There is no model folder {name!r}; there are: {known}.", location="model_type")
+            raise BadRequest(f"There is no model folder {name!r}; there are: {known}.")
         # The folder of a kind may be a link, to a volume for example; below it none may lead out.
         if not path.resolve().is_relative_to((root / parts[0]).resolve()):
-            raise BadRequest(f"The model folder {name!r} leads out of {parts[0]!r}.", location="model_type")
+            raise BadRequest(f"The model folder {name!r} leads out of {parts[0]!r}.")
         return path
 
     def failed(self, url: str, where: str, exc: HandlerError) -> None:
@@ -202,7 +207,7 @@ class ModelCache:
             raise BadRequest(
                 f"{path.parent.name}/{path.name} exists already and was not downloaded from {describe_url(wanted.url)}; "
                 "remove it, give another filename, or give its sha256 if it is the same.",
-                location="filename",
+                location="filename" if wanted.name else None,
             )
 
     def _linked(self, wanted: Download, entries: Mapping[Path, Entry], hold: Hold) -> Path | None:

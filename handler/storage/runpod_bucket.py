@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
-from handler.errors import BadRequest
+from handler.errors import locate
 from handler.net import guard
 from handler.schemas.credentials import S3Auth
 from handler.schemas.uploads import BucketUpload
@@ -52,11 +52,8 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_endpoint(url: str, settings: Settings) -> None:
-    try:
+    with locate("s3Config.endpointUrl"):
         guard.check_url(url, allow_private=settings.allow_private_urls or url == settings.bucket_endpoint_url)
-    except BadRequest as exc:
-        exc.location = "s3Config.endpointUrl"
-        raise
 
 
 def _upload(name: str, request_id: str, auth: S3Auth, settings: Settings) -> BucketUpload:
