@@ -211,7 +211,7 @@ class ComfyClient:
         kind = known.models.get(name) if known else None
         if kind is None or self._model_search is None:
             return ""
-        return self._model_search.sentence(value, kind, self.folder_paths)
+        return self._model_search.describe(kind, value, self.folder_paths)
 
     def interrupt(self, ticket: Ticket, reason: HandlerError | None = None) -> str | None:
         """End a request, by default with PromptInterrupted.

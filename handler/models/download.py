@@ -1,4 +1,4 @@
-"""What one download is to become, and its transfer: into a part file beside its place, tried again where it broke off."""
+"""One download: where its file goes, and the transfer into a part file beside it, which resumes when it broke off."""
 
 import contextlib
 import hashlib
@@ -14,6 +14,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_
 
 from handler import disk, storage
 from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
+from handler.models.folders import MODEL_SUFFIXES
 from handler.models.index import Entry, hash_text
 from handler.net import deadline
 from handler.schemas.credentials import Auth
@@ -23,22 +24,23 @@ from handler.urls import describe_url
 logger = logging.getLogger(__name__)
 
 _TRIES = 3
-# What broke off longer ago is begun anew: behind the URL there may be another file by now.
+# An older part file is dropped and the transfer restarts: behind the URL there may be another file by now.
 _PART_AGE_S = 24 * 3600
-_LONGEST_NAME = 200
+_MAX_NAME_BYTES = 200
 _URL = re.compile(r"(https?|s3|hf|azure)://", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
-# The endings that ComfyUI lists, and what a file without one of them is by its first bytes.
-_SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft", ".gguf", ".yaml"})
+# The suffixes that stay as they are: ComfyUI's own, of models and of configs, and that of a well-known custom node.
+_KNOWN_SUFFIXES = MODEL_SUFFIXES | {".gguf", ".yaml"}
+# What a file without one of them is, by its first bytes.
 _MAGIC = {b"GGUF": ".gguf", b"PK\x03\x04": ".ckpt", b"\x80\x02": ".ckpt"}
 
 
 @dataclass(frozen=True)
 class Download:
-    """A URL, and where its file goes. Without `exact` an ending may be added to the name.
+    """A URL, and where its file goes. Without `exact` a suffix may be added to the name.
 
-    `name` None: under whatever name it is there already, otherwise the URL's with a mark of the URL in front: what a job
-    brings must not be taken by others for the model that has the plain name.
+    `name` None: whatever name the URL's file has already, otherwise the URL's own name behind a hash of the URL. Others must
+    not take the file that a job brings for the model with the plain name.
     """
 
     url: str
@@ -62,11 +64,11 @@ class Download:
         return good and path.parent == self.folder and entry.key == self.key and entry.is_at(path)
 
     def target(self, content: Path) -> Path:
-        """The path, with an ending that suits the content."""
+        """The path, with a suffix that suits the content."""
         return self.path if self.exact else self.folder / with_suffix(self.path.name, content)
 
     def may_take(self, path: Path, entry: Entry | None) -> bool:
-        """Whether nothing at the path is in the way: only the operator overwrites what is not the same URL's."""
+        """Whether the path is free or may be overwritten: only the operator overwrites the file of another URL."""
         if not path.exists():
             return True
         same = entry is not None and entry.key == self.key
@@ -74,9 +76,9 @@ class Download:
 
 
 def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None) -> None:
-    """Fill the part file with what the URL holds, behind what it holds already.
+    """Fill the part file with the content of the URL, behind what it holds already.
 
-    Raises InputUnavailable and leaves the part file, which a later call goes on with; or DiskFull or TooLarge, and leaves
+    Raises InputUnavailable and leaves the part file, with which a later call resumes; or DiskFull or TooLarge, and leaves
     nothing.
     """
     _sweep(part.parent)
@@ -84,8 +86,8 @@ def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None) -> 
     version = storage.Version(part.with_name(f"{part.name}.version"))
     sizes = [part.stat().st_size]
 
-    def went_on(exc: BaseException) -> bool:
-        # A refusal brings no byte, and would be repeated; fetching is safe to repeat, it changes nothing at the other end.
+    def is_worth_a_retry(exc: BaseException) -> bool:
+        # Fetching is safe to repeat, it changes nothing at the other end. A refusal would be repeated, and brings no byte.
         sizes.append(part.stat().st_size)
         moved = sizes[-1] not in (0, sizes[-2])
         return isinstance(exc, InputUnavailable) and (exc.retryable or moved) and deadline.left_s() > 0
@@ -93,7 +95,7 @@ def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None) -> 
     retrying = Retrying(
         stop=stop_after_attempt(_TRIES),
         wait=wait_exponential(multiplier=0.25, max=5),
-        retry=retry_if_exception(went_on),
+        retry=retry_if_exception(is_worth_a_retry),
         before_sleep=before_sleep_log(logger, logging.WARNING),
         sleep=deadline.sleep,
         reraise=True,
@@ -115,7 +117,7 @@ def transfer(url: str, part: Path, settings: Settings, *, auth: Auth | None) -> 
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what broke off long ago, and nobody has asked for again."""
+    """Remove old part files, for which nobody has asked again."""
     for part in folder.glob(".*.part-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - part.stat().st_mtime > _PART_AGE_S:
@@ -143,7 +145,7 @@ def check_content(url: str, part: Path, sha256: str | None) -> None:
 
 
 def file_sha256(path: Path) -> str | None:
-    """None for what is no file, or none any more."""
+    """None when there is no such file, or no longer."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -157,31 +159,31 @@ def is_url(value: str) -> bool:
 
 
 def name_from_url(url: str) -> str:
-    """The file name that a URL ends with; one made of the URL's hash when it ends with none."""
+    """The file name at the end of a URL; a hash of the URL when there is none."""
     try:
         path = urlsplit(url).path
     except ValueError:  # brackets without an IPv6 address; fetching it says so
         path = ""
     name = _UNPRINTABLE.sub("", re.split(r"[/\\]", unquote(path))[-1]).strip(" .")
-    stem, dot, ending = name.rpartition(".")
-    longest = _LONGEST_NAME - len((dot + ending).encode())
-    if len(name.encode()) > _LONGEST_NAME:
-        name = stem.encode()[: max(1, longest)].decode(errors="ignore") + dot + ending[:20]
+    stem, dot, suffix = name.rpartition(".")
+    max_stem = _MAX_NAME_BYTES - len((dot + suffix).encode())
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        name = stem.encode()[: max(1, max_stem)].decode(errors="ignore") + dot + suffix[:20]
     return name or hash_text(url)[:16]
 
 
 def safe_name(given: str) -> str:
-    """The caller's file name as it may stand in a model folder: its last part, not hidden. Raises BadRequest."""
+    """The caller's file name, made safe for a model folder: its last part, not hidden. Raises BadRequest."""
     absolute = given.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", given)
     name = re.split(r"[/\\]", given)[-1].strip().lstrip(". ")
-    if absolute or not name or _UNPRINTABLE.search(name) or len(name.encode()) > _LONGEST_NAME:
+    if absolute or not name or _UNPRINTABLE.search(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise BadRequest(f"{given[:100]!r} cannot be the name of a file in a model folder.", location="filename")
     return name
 
 
 def with_suffix(name: str, content: Path) -> str:
-    """A name with the ending that its content asks for, when it has none that ComfyUI lists."""
-    if Path(name).suffix.lower() in _SUFFIXES:
+    """A name with the suffix that its content asks for, unless it has a known one."""
+    if Path(name).suffix.lower() in _KNOWN_SUFFIXES:
         return name
     with content.open("rb") as file:
         start = file.read(9)

@@ -1,16 +1,18 @@
-"""Models on mounted volumes: where they lie, and how ComfyUI is told of them."""
+"""Model folders: which there are, what they hold, and how ComfyUI is told of those on mounted volumes."""
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from handler.errors import ComfyError
+from handler.errors import BadRequest, ComfyError
 from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,18 @@ _KINDS = {
     "unet": "diffusion_models",
     "t2i_adapter": "controlnet",
 }
+MODEL_SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
+"""The suffixes of models that ComfyUI lists, in lower case."""
+# Kinds with other suffixes; None for any.
+_OTHER_SUFFIXES: Mapping[str, frozenset[str] | None] = {
+    "configs": frozenset({".yaml"}),
+    "diffusers": None,
+    "classifiers": None,
+}
+# What file systems allow.
+_MAX_NAME_BYTES = 255
 _DECLARED = re.compile(r"""folder_names_and_paths\[["']([^"']+)["']\]\s*=|join\(models_dir,\s*["']([^"']+)["']\)""")
-# What lies in the first is run as code; the other two mean something else in such a file.
+# What is in the first is run as code; the other two are keys with another meaning in such a file.
 _NEVER = {"custom_nodes", "base_path", "is_default"}
 
 
@@ -43,6 +55,32 @@ class ModelFolder:
     kind: str
     path: Path
     first: bool
+
+
+def check_model_dir(settings: Settings) -> None:
+    """Raise BadRequest when there is no MODEL_DIR."""
+    if not settings.model_dir.is_dir():
+        raise BadRequest(
+            f"MODEL_DIR={str(settings.model_dir)!r} is not a folder on this disk, so no model can be downloaded."
+        )
+
+
+def model_folder(name: str, settings: Settings, comfyui_names: Callable[[], Collection[str]]) -> Path:
+    """A folder for downloads in MODEL_DIR. Raises BadRequest for a name that neither ComfyUI nor MODEL_DIR has."""
+    root = settings.model_dir
+    path, parts = root / name, name.split("/")
+    # ComfyUI names custom_nodes among its model folders; what is in there is run as code.
+    invalid = any(
+        part.startswith(".") or part in ("", "custom_nodes") or "\\" in part or len(part.encode()) > _MAX_NAME_BYTES
+        for part in parts
+    )
+    if invalid or "\0" in name or not (path.is_dir() or name in comfyui_names()):
+        known = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+        raise BadRequest(f"There is no model folder {name!r}; there are: {known}.")
+    # The folder of a kind may be a link, to a volume for example; a folder below it must not lead out.
+    if not path.resolve().is_relative_to((root / parts[0]).resolve()):
+        raise BadRequest(f"The model folder {name!r} leads out of {parts[0]!r}.")
+    return path
 
 
 def make_model_dir(settings: Settings) -> None:
@@ -59,12 +97,12 @@ def make_model_dir(settings: Settings) -> None:
 def command_line(settings: Settings) -> list[str]:
     """What ComfyUI's command line needs to know the model folders on volumes. Raises ComfyError.
 
-    It names a file in CACHE_DIR, which is written here; where there are no such folders there is none.
+    It names a file in CACHE_DIR, which is written here; the list is empty when there are no such folders.
     """
     text = extra_model_paths(settings)
     if not text:
         return []
-    # By its content: workers that share CACHE_DIR and see other folders do not overwrite each other's.
+    # Named by its content: workers that share CACHE_DIR and see other folders do not overwrite each other's file.
     name = f"extra_model_paths-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
     file = settings.cache_dir / name
     try:
@@ -93,7 +131,7 @@ def _section(name: str, folders: list[ModelFolder], kinds: set[str], settings: S
         lines.setdefault(folder.kind, []).append(folder.path)
     text = ""
     for kind, paths in lines.items():
-        # A custom node that finds its kind of model declared does not add ComfyUI's own folder any more.
+        # A custom node that finds its kind of model declared does not add ComfyUI's own folder itself.
         own = [] if kind in kinds else [own_models(settings) / kind]
         # ComfyUI puts each folder of a section that goes first before the ones that it has read.
         text += f"  {json.dumps(kind, ensure_ascii=False)}: |-\n" + "".join(f"    {path}\n" for path in own + paths)
@@ -110,7 +148,8 @@ def model_folders(settings: Settings) -> Iterator[ModelFolder]:
             continue
         seen.add(real)
         first = root == settings.model_dir.absolute()
-        # Of MODEL_DIR all that downloads may make. On top of a volume there may be anything: only what is known counts.
+        # Every folder in MODEL_DIR counts, as downloads may make it. At the top of a volume, which may hold anything, only known
+        # names count.
         names = _subfolders(root) | (known.keys() if first else set())
         for name in sorted(names if root not in volumes(settings) else names & known.keys()):
             yield ModelFolder(known.get(name, name), root / name, first)
@@ -144,17 +183,28 @@ def own_models(settings: Settings) -> Path:
 
 def kinds_of_folders(comfy_home: Path) -> Mapping[str, str]:
     """Name of a folder to the kind of model that it holds, "unet" to "diffusion_models", as ComfyUI's source has it."""
+    source = comfy_home / "folder_paths.py"
     try:
-        source = (comfy_home / "folder_paths.py").read_text(errors="replace")
+        return _parse_kinds(source, source.stat().st_mtime_ns)
     except OSError:
         return _KINDS
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_kinds(file: Path, _mtime_ns: int) -> Mapping[str, str]:
+    source = file.read_text(errors="replace")
     found: dict[str, str] = {}
     kind = ""
     for declared, folder in _DECLARED.findall(source):
         kind = declared or kind
         if folder and kind:
             found[folder] = kind
-    return found or _KINDS
+    return MappingProxyType(found or _KINDS)
+
+
+def suffixes(kind: str) -> frozenset[str] | None:
+    """The suffixes of the files that ComfyUI lists for a kind that it knows, in lower case; None when it lists any file."""
+    return _OTHER_SUFFIXES.get(kind, MODEL_SUFFIXES)
 
 
 def _subfolders(root: Path) -> set[str]:
@@ -168,7 +218,7 @@ def _subfolders(root: Path) -> set[str]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is one that can be seen."""
+    """Whether the path is a file that we can see."""
     try:
         return path.is_file()
     except OSError:
@@ -176,8 +226,8 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is one that can be seen."""
+    """Whether the path is a folder that we can see."""
     try:
         return path.is_dir()
-    except OSError:  # a mount that has gone stale, or one that is not ours to see
+    except OSError:  # a stale mount, or one without permission
         return False

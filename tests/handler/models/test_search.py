@@ -90,7 +90,7 @@ def test_odd_names_of_models_are_harmless(tmp_path: Path) -> None:
     where = ModelSearch(settings(tmp_path, tmp_path))
     told = {"checkpoints": ["/nope/checkpoints"]}
     for folder in ("a\0b", "x" * 5000, ".", "ü\ud800"):
-        said = where.sentence(f"{folder}/x.safetensors", "checkpoints", lambda: told)
+        said = where.describe("checkpoints", f"{folder}/x.safetensors", lambda: told)
         assert said.startswith("; ComfyUI looked in /nope/checkpoints; a file of that name lies in ")
 
 
@@ -102,7 +102,7 @@ def test_one_look_serves_many_models(tmp_path: Path) -> None:
         return {"loras": [str(tmp_path)]}
 
     where = ModelSearch(settings(tmp_path, tmp_path))
-    assert [where.sentence(f"{n}.pt", "loras", told) for n in range(5)] == [f"; ComfyUI looked in {tmp_path}"] * 5
+    assert [where.describe("loras", f"{n}.pt", told) for n in range(5)] == [f"; ComfyUI looked in {tmp_path}"] * 5
     assert len(asked) == 1
 
 
@@ -110,7 +110,7 @@ def test_a_comfyui_that_does_not_tell_its_folders_is_no_trouble(tmp_path: Path) 
     with served(Starlette()) as url:
         told = ComfyClient(url).folder_paths
         assert told() == {}
-        assert ModelSearch(settings(tmp_path, tmp_path)).sentence("x.pt", "loras", told) == ""
+        assert ModelSearch(settings(tmp_path, tmp_path)).describe("loras", "x.pt", told) == ""
 
 
 def test_a_look_ends(tmp_path: Path) -> None:
