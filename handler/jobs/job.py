@@ -8,7 +8,7 @@ from handler.comfyui.client import Execution
 from handler.graphs.graph import Graph
 from handler.graphs.node_classes import NodeClasses
 from handler.jobs.outputs import Output
-from handler.models.cache import Hold
+from handler.models.hold import Hold
 from handler.schemas.event import Request
 from handler.schemas.uploads import BucketUpload
 from handler.ticket import Ticket

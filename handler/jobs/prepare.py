@@ -15,7 +15,7 @@ from handler.graphs.node_classes import NodeClasses
 from handler.graphs.workflows import expand_workflow
 from handler.jobs import inputs
 from handler.jobs.job import CheckedRequest
-from handler.models.cache import Hold
+from handler.models.hold import Hold
 from handler.net import deadline, guard
 from handler.schemas.credentials import Auth
 from handler.schemas.event import Request

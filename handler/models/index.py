@@ -1,4 +1,4 @@
-"""Which files in the model folders are downloads of ours: from where, how large, when used last, which may go."""
+"""The list of downloaded models: from where each file came, how large it is, when it was used last, which may be removed."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import filelock
 import orjson
@@ -23,16 +22,16 @@ from handler.net import deadline
 logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_S = 30
-# Files of locks stay: who waits for one has it open, and would not see that another one has its name. So there are 65,536 of
-# them at most, and hardly ever two downloads that wait for each other because they share one.
+# Lock files are never removed: a process that waits for one has it open, and would not see that a new one has its name. Four
+# digits make at most 65,536 of them, and two downloads hardly ever wait for each other because they share one.
 _LOCK_DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One download. `url` is without its secrets, `key` stands for the whole of it, `used` is in seconds since the epoch.
+    """One download. `url` is without its secrets, `key` is a hash of the whole URL, `used` is in seconds since the epoch.
 
-    `private` says that a caller's credentials opened it; `pinned` that the manifest asked for it, so that it stays.
+    `private`: it was fetched with a caller's credentials. `pinned`: the manifest asked for it, so it is never removed.
     """
 
     url: str
@@ -48,7 +47,7 @@ class Entry:
         return self.stat_at(path) is not None
 
     def stat_at(self, path: Path) -> os.stat_result | None:
-        """What the file system says of that file; None when it is not there."""
+        """The status of that file; None when it is not there any more."""
         try:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -60,7 +59,7 @@ _ENTRIES = TypeAdapter(dict[Path, Entry])
 
 
 class ModelIndex:
-    """The downloads, as a file in CACHE_DIR that several processes may share. They are found again after a restart."""
+    """The downloads, in a file in CACHE_DIR that several processes may share and that outlives a restart."""
 
     def __init__(self, cache_dir: Path) -> None:
         self._locks = cache_dir / "locks"
@@ -72,13 +71,13 @@ class ModelIndex:
         except FileNotFoundError:
             return {}
         except ValidationError:
-            # Written by another version, or by hand: the files stay, and are nobody's downloads from now on.
-            logger.warning("%s cannot be read, and is begun anew", self._file)
+            # Written by another version, or by hand: the files stay, but no longer count as downloads.
+            logger.warning("%s cannot be read; the list of downloads starts empty", self._file)
             return {}
 
     @contextlib.contextmanager
     def update(self) -> Iterator[dict[Path, Entry]]:
-        """The entries, to be changed in place by one at a time; written when the block ends well and changed them."""
+        """The entries, to be changed in place under a lock; they are written if the block succeeds and has changed them."""
         with self._locked("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
             entries = self.entries()
             before = dict(entries)
@@ -92,7 +91,7 @@ class ModelIndex:
     def lock(self, name: str, timeout_s: float, complaint: str) -> AbstractContextManager[None]:
         """A lock among all processes that share CACHE_DIR. Raises InputUnavailable with the complaint after the time-out.
 
-        Two names may share one: who holds it must not ask for another.
+        Two names may share a lock: do not ask for a second while you hold one.
         """
         return self._locked(hash_text(name)[:_LOCK_DIGITS], timeout_s, complaint)
 
@@ -111,22 +110,10 @@ class ModelIndex:
             lock.release()
 
 
-def open_in_use(path: Path) -> BinaryIO:
-    """An open file that says to all processes, until it is closed, that it is in use.
-
-    The lock goes with the open file, so that nothing stays behind when the process dies. A file system without such locks
-    has no protection from `removed`, which then does not remove either.
-    """
-    file = path.open("rb")
-    with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_SH)
-    return file
-
-
 def evict(entries: dict[Path, Entry], limit: float) -> dict[Path, Entry]:
-    """Remove the files that were used least recently until the rest has at most `limit` bytes; gives what was removed.
+    """Remove the least recently used files until the rest has at most `limit` bytes; returns the removed ones.
 
-    Takes them out of `entries` as well. What the manifest asked for does not count; what is in use stays.
+    They are taken out of `entries` as well. Pinned files do not count; files in use stay.
     """
     found = {path: status for path, entry in entries.items() if (status := entry.stat_at(path))}
     for path in entries.keys() - found.keys():
@@ -134,18 +121,18 @@ def evict(entries: dict[Path, Entry], limit: float) -> dict[Path, Entry]:
     loose = sorted((entry.used, path) for path, entry in entries.items() if not entry.pinned)
     # Two names of one file take its space once.
     total = sum({found[path].st_ino: entries[path].size for _, path in loose}.values())
-    gone: dict[Path, Entry] = {}
+    removed: dict[Path, Entry] = {}
     for _, path in loose:
         if total <= limit:
             break
-        if names := _removed(path):
-            gone[path] = entries.pop(path)
-            total -= gone[path].size if names == 1 else 0
-    return gone
+        if names := _remove(path):
+            removed[path] = entries.pop(path)
+            total -= removed[path].size if names == 1 else 0
+    return removed
 
 
-def _removed(path: Path) -> int:
-    """Remove a file, unless it is in use; gives how many names it had, 0 where it stays."""
+def _remove(path: Path) -> int:
+    """Remove a file, unless it is in use; returns how many names it had, 0 if it stays."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,5 +144,5 @@ def _removed(path: Path) -> int:
 
 
 def hash_text(text: str) -> str:
-    """A name for a text that may hold secrets."""
+    """The SHA-256 of a text that may hold secrets, as a name for it."""
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

@@ -470,7 +470,7 @@ def test_a_url_that_is_none_is_the_callers_fault(world: World) -> None:
     assert world.folder("checkpoints") == set()
 
 
-def test_a_broken_index_is_begun_anew(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_index_starts_empty(world: World, caplog: pytest.LogCaptureFixture) -> None:
     models = world.models()
     models.download(f"{world.url}/a/model.safetensors", "loras")
     (world.home / "cache/models.json").write_text("{")
