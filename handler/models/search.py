@@ -105,7 +105,7 @@ def walk_files(roots: Iterable[Path], end: float) -> Iterator["os.DirEntry[str]"
 
 
 def _entries(folder: str) -> Iterator[tuple["os.DirEntry[str]", bool | None]]:
-    """The entries of a folder, each with whether it is a folder; None for a link to a folder, and for what is not a file either."""
+    """The entries of a folder, each with whether it is a folder; None for a link to a folder, a socket and the like."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -1,4 +1,4 @@
-"""Webhooks on their way: on the disk first, then sent until the receiver has them."""
+"""Sends webhooks to callers: they are written to the disk first, then sent until the receiver has them."""
 
 import logging
 import secrets
@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import requests
 import tenacity
 
-from handler.net import guard
+from handler.net.guard import new_session
 from handler.settings import Settings
+from handler.threads import ThreadPool
 from handler.webhooks.message import Delivery, DeliveryFailed, DeliveryRefused, Signer, post, receiver_host
 from handler.webhooks.store import WebhookStore, address, logging_os_errors, read_deliveries
 
@@ -26,11 +28,11 @@ _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 30
 _BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
-# How often what could not be sent is tried again, and the webhooks of processes that died are looked for.
+# How often undelivered webhooks are sent again, and those of processes that died are looked for.
 _SWEEP_INTERVAL_S = 300.0
 _MAX_AGE_S = 3 * 24 * 3600
 _MAX_BYTES = 2 << 30
-# One per URL at a time, and few per host: a slow one holds up nobody else's webhooks.
+# One per URL at a time, and few per host: a slow host does not hold up the webhooks to others.
 _THREADS = 16
 _THREADS_PER_HOST = _THREADS // 4
 _STOP_S = 10.0
@@ -38,20 +40,20 @@ _LAST_MOMENT_S = 1.0
 
 
 class Promise:
-    """What an accepted job owes its caller's webhooks. Should the process die before it is kept, they tell a failure."""
+    """The webhooks that an accepted job owes its caller. If the process dies before it is kept, they announce a failure."""
 
     def __init__(self, settle: Callable[[Sequence[Delivery]], None]) -> None:
         self._settle = settle
         self._kept = threading.Lock()
 
     def keep(self, deliveries: Sequence[Delivery]) -> None:
-        """Send these: all of them, or, if the process dies at this moment, what was promised. Later calls do nothing."""
+        """Send these: all of them, or, if the process dies just now, those that were promised. Later calls do nothing."""
         if self._kept.acquire(blocking=False):
             self._settle(deliveries)
 
 
 class WebhookQueue:
-    """Webhooks to callers. Each arrives at least once, under one id, whatever dies in between; sending never blocks a job.
+    """Webhooks to callers. Each arrives at least once, under one id, even if processes die; sending never blocks a job.
 
     `send`, and `keep` of a promise, return when the webhooks are on the disk. Those of one job to one URL are sent in order.
     """
@@ -69,7 +71,7 @@ class WebhookQueue:
         """Raises BadSettings. Nothing is read or written yet."""
         self._settings = settings
         self._signer = Signer(settings)
-        self._spool = WebhookStore(settings.cache_dir / "webhooks", max_age_s=max_age_s, max_bytes=max_bytes)
+        self._store = WebhookStore(settings.cache_dir / "webhooks", max_age_s=max_age_s, max_bytes=max_bytes)
         self._timeout_s = timeout_s
         self._sweep_interval_s = sweep_interval_s
         self._stopping = threading.Event()
@@ -81,41 +83,42 @@ class WebhookQueue:
             sleep=tenacity.sleep_using_event(self._stopping),
             reraise=True,
         )
-        self._sweeper = threading.Thread(target=self._sweep_again_and_again, name="webhook-sweep", daemon=True)
+        self._sweeper = threading.Thread(target=self._sweep, name="webhook-sweep", daemon=True)
         self._changed = threading.Condition()
-        self._lanes: list[_Lane] = []
-        self._busy: dict[str, _Lane] = {}
+        self._pool = ThreadPool(_THREADS, "webhooks")
+        self._waiting: list[_Batch] = []
+        self._sending: dict[str, _Batch] = {}
         self._promised: set[str] = set()
 
     def start(self) -> None:
-        """Send what is in the spool, and from now on what is added to it."""
+        """Send what is on the disk, and from now on what is added to it."""
         self._sweeper.start()
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
-        """Send what is waiting, as far as the time allows. The rest stays on the disk for the next start."""
+        """Send what waits, as far as the time allows. The rest stays on the disk for the next start."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._lanes and not self._busy, timeout_s if self._started else 0)
+            self._changed.wait_for(lambda: not self._waiting and not self._sending, timeout_s if self._started else 0)
         self._stopping.set()
         if self._started:
             self._sweeper.join(_LAST_MOMENT_S)
         with self._changed:
-            idle = self._changed.wait_for(lambda: not self._busy, _LAST_MOMENT_S) and not self._sweeper.is_alive()
+            idle = self._changed.wait_for(lambda: not self._sending, _LAST_MOMENT_S) and not self._sweeper.is_alive()
         if idle and not self._promised:
-            self._spool.close()
+            self._store.close()
 
     def send(self, *deliveries: Delivery) -> None:
         try:
-            self._enqueue(self._spool.add(secrets.token_hex(8), deliveries))
+            self._enqueue(self._store.add(secrets.token_hex(8), deliveries))
         except OSError as exc:
             self._send_unsaved(deliveries, exc)
 
     def promise(self, if_lost: Sequence[Delivery]) -> Promise:
-        """Promise the webhooks of an accepted job. These are sent should the process die before the promise is kept."""
+        """Promise the webhooks of an accepted job. Those of `if_lost` are sent if the process dies before it keeps the promise."""
         if not if_lost:
             return Promise(lambda deliveries: self.send(*deliveries) if deliveries else None)
         group = secrets.token_hex(8)
         try:
-            self._spool.promise(group, if_lost)
+            self._store.promise(group, if_lost)
         except OSError as exc:
             logger.error("job %r: its webhooks are lost if this process dies: %s", if_lost[0].webhook_id, exc)
         self._promised.add(group)
@@ -123,10 +126,10 @@ class WebhookQueue:
 
     def _settle(self, group: str, deliveries: Sequence[Delivery]) -> None:
         try:
-            self._enqueue(self._spool.settle(group, deliveries))
+            self._enqueue(self._store.settle(group, deliveries))
         except OSError as exc:
             with suppress(OSError):
-                self._spool.break_promise(group)
+                self._store.break_promise(group)
             self._send_unsaved(deliveries, exc)
         self._promised.discard(group)
 
@@ -141,68 +144,70 @@ class WebhookQueue:
     def _started(self) -> bool:
         return self._sweeper.ident is not None
 
-    def _sweep_again_and_again(self) -> None:
+    def _sweep(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._enqueue(self._spool.waiting())
+                self._enqueue(self._store.waiting())
             except OSError as exc:
                 logger.error("undelivered webhooks cannot be read: %s", exc)
             self._stopping.wait(self._sweep_interval_s)
 
-    def _enqueue(self, letters: "Sequence[Letter]") -> None:
+    def _enqueue(self, webhooks: "Sequence[StoredWebhook]") -> None:
         if not self._started or self._stopping.is_set():
             return
         with self._changed:
-            queued = [letter for lane in [*self._lanes, *self._busy.values()] for letter in lane.letters]
-            known = {letter for letter in queued if isinstance(letter, Path)}
-            lanes = _lanes(letter for letter in letters if letter not in known)
-            self._lanes += lanes
-        for _ in lanes[:_THREADS]:
-            threading.Thread(target=self._work, name="webhooks", daemon=True).start()
+            queued = [webhook for batch in [*self._waiting, *self._sending.values()] for webhook in batch.webhooks]
+            known = {webhook for webhook in queued if isinstance(webhook, Path)}
+            self._waiting += _batches(webhook for webhook in webhooks if webhook not in known)
+        self._submit_ready()
 
-    def _work(self) -> None:
-        while (lane := self._next()) is not None:
-            try:
-                self._serve(lane)
-            finally:
-                with self._changed:
-                    del self._busy[lane.receiver]
-                    self._changed.notify_all()
-
-    def _next(self) -> "_Lane | None":
-        """A lane that may be served now. Who finds none ends: those who serve look again afterwards."""
+    def _submit_ready(self) -> None:
+        """Hand to the threads what may be sent now."""
         with self._changed:
-            if self._stopping.is_set() or len(self._busy) >= _THREADS:
-                return None
-            hosts = Counter(lane.host for lane in self._busy.values())
-            full = {host for host, served in hosts.items() if served >= _THREADS_PER_HOST}
-            free = (lane for lane in self._lanes if lane.receiver not in self._busy and lane.host not in full)
-            lane = next(free, None)
-            if lane is not None:
-                self._lanes.remove(lane)
-                self._busy[lane.receiver] = lane
-            return lane
+            while (batch := self._next()) is not None:
+                self._waiting.remove(batch)
+                self._sending[batch.receiver] = batch
+                # Without the context, and so without the deadline, of whoever brought it.
+                Context().run(self._pool.submit, self._work, batch)
 
-    def _serve(self, lane: "_Lane") -> None:
-        with guard.new_session(
-            allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies
-        ) as session:
-            for letter in lane.letters:
+    def _next(self) -> "_Batch | None":
+        """A batch that may be sent now, if there is one."""
+        if self._stopping.is_set() or len(self._sending) >= _THREADS:
+            return None
+        hosts = Counter(batch.host for batch in self._sending.values())
+        full = {host for host, number in hosts.items() if number >= _THREADS_PER_HOST}
+        ready = (batch for batch in self._waiting if batch.receiver not in self._sending and batch.host not in full)
+        return next(ready, None)
+
+    def _work(self, batch: "_Batch") -> None:
+        try:
+            self._send_batch(batch)
+        except Exception:
+            logger.exception("webhooks wait for the next sweep: a bug")
+        finally:
+            with self._changed:
+                del self._sending[batch.receiver]
+                self._changed.notify_all()
+            self._submit_ready()
+
+    def _send_batch(self, batch: "_Batch") -> None:
+        with new_session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
+            for webhook in batch.webhooks:
                 if self._stopping.is_set():
                     return
-                if isinstance(letter, Path):
-                    with logging_os_errors(letter):
-                        self._serve_saved(letter, session)
+                if isinstance(webhook, Path):
+                    with logging_os_errors(webhook):
+                        self._send_file(webhook, session)
                 else:
-                    self._delivered(letter, session)
+                    self._deliver(webhook, session)
 
-    def _serve_saved(self, path: Path, session: requests.Session) -> None:
+    def _send_file(self, path: Path, session: requests.Session) -> None:
         for delivery in read_deliveries(path):
-            if self._delivered(delivery, session):
+            if self._deliver(delivery, session):
                 path.unlink(missing_ok=True)
 
-    def _delivered(self, delivery: Delivery, session: requests.Session) -> bool:
-        """Whether a webhook is done with: it has arrived, or never will."""
+    def _deliver(self, delivery: Delivery, session: requests.Session) -> bool:
+        """Send a webhook, several times if need be. False: it has to be sent again later."""
         try:
             self._retrying(self._try, delivery, session)
         except DeliveryRefused as exc:
@@ -219,21 +224,21 @@ class WebhookQueue:
         post(delivery.url, delivery.body, headers, session, self._timeout_s)
 
 
-Letter = Path | Delivery
-"""A webhook on the disk; in memory, when the disk did not take it."""
+StoredWebhook = Path | Delivery
+"""A webhook on the disk; or in memory, when the disk did not take it."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Lane:
+class _Batch:
     """Webhooks that are sent one after the other: those of one job to one receiver, which is one URL of a host."""
 
     host: str
     receiver: str
-    letters: tuple[Letter, ...]
+    webhooks: tuple[StoredWebhook, ...]
 
 
-def _lanes(letters: Iterable[Letter]) -> list[_Lane]:
-    lanes: dict[tuple[str, str, str], list[Letter]] = {}
-    for letter in letters:
-        lanes.setdefault(address(letter), []).append(letter)
-    return [_Lane(host, receiver, tuple(found)) for (host, receiver, _), found in lanes.items()]
+def _batches(webhooks: Iterable[StoredWebhook]) -> list[_Batch]:
+    batches: dict[tuple[str, str, str], list[StoredWebhook]] = {}
+    for webhook in webhooks:
+        batches.setdefault(address(webhook), []).append(webhook)
+    return [_Batch(host, receiver, tuple(each)) for (host, receiver, _), each in batches.items()]

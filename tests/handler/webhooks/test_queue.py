@@ -167,7 +167,7 @@ def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, spooled: 
     port = free_port()
     first = opened()
     first.send(webhook(f"http://127.0.0.1:{port}/hook"))
-    wait_until(lambda: not first._busy and not first._lanes)
+    wait_until(lambda: not first._sending and not first._waiting)
     first.stop(0)
     assert len(spooled()) == 1
     got: list[str] = []

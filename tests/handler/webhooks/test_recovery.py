@@ -49,7 +49,7 @@ outbox = WebhookQueue(Settings.from_environ({"CACHE_DIR": sys.argv[1]}))
 hooks = [Delivery(sys.argv[2] + path, "job-1", b'{"number": -1}', True) for path in ("", "/v2")]
 promise = outbox.promise(hooks)
 if sys.argv[3] == "drafts":
-    outbox._spool.add(next(iter(outbox._promised)), [Delivery(sys.argv[2], "job-1", b'{"number": 7}')])
+    outbox._store.add(next(iter(outbox._promised)), [Delivery(sys.argv[2], "job-1", b'{"number": 7}')])
 outbox.promise([Delivery(sys.argv[2], "job-2", b'{"number": -2}')]).keep([Delivery(sys.argv[2], "job-2", b'{"number": 2}')])
 print("promised", flush=True)
 sys.stdin.read()
