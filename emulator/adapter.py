@@ -24,11 +24,11 @@ from handler import (
     produce,
 )
 from handler.errors import ComfyUnreachable, InternalError, ServerStopped
+from handler.jobs.announcement import failure_webhooks
 from handler.jobs.job import CheckedRequest
 from handler.jobs.prepare import remote_source
 from handler.jobs.registry import JobRegistry, merge_states
 from handler.threads import ThreadPool
-from handler.webhooks import message as webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Adapter:
             await self._wait(lambda: not any(ticket in self._jobs for ticket in ended), end_s)
             for job in self._executing.values():
                 # It is being delivered and cannot be ended; its webhooks are told now.
-                await self.ask(partial(job.promise.keep, webhooks.failed(job.request, job.graph, ServerStopped())))
+                await self.ask(partial(job.promise.keep, failure_webhooks(job.request, job.graph, ServerStopped())))
         assert self._over is not None
         self._over.set_result(None)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from handler.comfyui.websocket import Message
 from handler.errors import DeliveryError, ServerStopped
+from handler.jobs.announcement import failure_webhooks, success_webhooks
 from handler.jobs.answer import build_result
 from handler.jobs.cleanup import clean_up, remove_folders
 from handler.jobs.delivery import deliver_outputs
@@ -27,7 +28,6 @@ from handler.schemas.result import Result
 from handler.service import Service
 from handler.storage.runpod_bucket import choose_bucket
 from handler.ticket import Ticket
-from handler.webhooks import message as webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def fetch(checked: CheckedRequest, service: Service) -> Job:
         undo.callback(hold.close)
         graph = prefix_outputs(graph, checked, service.settings)
         checked.ticket.check()
-        promise = service.webhooks.promise(webhooks.failed(checked.request, graph, ServerStopped()))
+        promise = service.webhooks.promise(failure_webhooks(checked.request, graph, ServerStopped()))
         undo.pop_all()
     return Job(**{**vars(checked), "graph": graph}, hold=hold, promise=promise, prepared=time.monotonic())
 
@@ -135,7 +135,7 @@ def deliver(produced: Produced, service: Service) -> Result:
         result = build_result(produced, delivered, service)
     logger.info("job %r: %d outputs in %.0f ms", job.request.id, len(produced.outputs), result.stats.total_time)
     try:
-        job.promise.keep(webhooks.succeeded(job.request, result))
+        job.promise.keep(success_webhooks(job.request, result))
     finally:
         clean_up(job, service)
     return result
@@ -154,7 +154,7 @@ def _failing(job: Job, service: Service) -> Iterator[None]:
     except BaseException as exc:
         try:
             if isinstance(exc, Exception):
-                job.promise.keep(webhooks.failed(job.request, job.graph, exc))
+                job.promise.keep(failure_webhooks(job.request, job.graph, exc))
         finally:
             clean_up(job, service, keep_outputs=isinstance(exc, DeliveryError))
         raise

@@ -113,7 +113,7 @@ class WebhookQueue:
             self._send_unsaved(deliveries, exc)
 
     def promise(self, if_lost: Sequence[Delivery]) -> Promise:
-        """Promise the webhooks of an accepted job. Those of `if_lost` are sent if the process dies before it keeps the promise."""
+        """Promise the webhooks of an accepted job. `if_lost` is sent if the process dies before it keeps them."""
         if not if_lost:
             return Promise(lambda deliveries: self.send(*deliveries) if deliveries else None)
         group = secrets.token_hex(8)

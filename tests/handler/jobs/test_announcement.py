@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from handler.errors import HandlerError, OutOfMemory, PromptRejected
+from handler.jobs.announcement import failure_webhooks, success_webhooks
 from handler.schemas.request import PromptRequest
 from handler.schemas.result import Result
 from handler.validation import validate
-from handler.webhooks import message
 from handler.webhooks.queue import Delivery
 from tests.support import graphs
 
@@ -68,7 +68,7 @@ def bodies(deliveries: list[Delivery]) -> list[dict[str, Any]]:
 
 def test_the_legacy_hook_gets_every_file_in_order() -> None:
     asked = request(webhook="http://hook/1")
-    made = message.succeeded(asked, result(asked, file(1), file(2)))
+    made = success_webhooks(asked, result(asked, file(1), file(2)))
     assert {(one.url, one.webhook_id, one.standard) for one in made} == {("http://hook/1", "w/1", False)}
     first, second = bodies(made)
     # The reference's keys, and `output`.
@@ -82,7 +82,7 @@ def test_the_legacy_hook_gets_every_file_in_order() -> None:
 
 def test_texts_ride_along_with_the_files() -> None:
     asked = request(webhook="http://hook/1")
-    (body,) = bodies(message.succeeded(asked, result(asked, TEXT, file(1))))
+    (body,) = bodies(success_webhooks(asked, result(asked, TEXT, file(1))))
     assert body["output"]["filename"] == body["filename"]
     assert [text["text"] for text in body["texts"]] == ["hi!"]
 
@@ -93,7 +93,7 @@ def test_a_job_whose_only_outputs_are_texts_ends_with_one_event_too(
 ) -> None:
     """The reference sends nothing then, and the caller waits for ever."""
     asked = request(webhook="http://hook/1")
-    (body,) = bodies(message.succeeded(asked, result(asked, *outputs)))
+    (body,) = bodies(success_webhooks(asked, result(asked, *outputs)))
     assert body["event"] == "output.complete"
     assert not body.keys() & {"image", "filename", "output"}
     assert [text["text"] for text in body.get("texts", [])] == texts
@@ -101,7 +101,7 @@ def test_a_job_whose_only_outputs_are_texts_ends_with_one_event_too(
 
 def test_the_second_hook_gets_the_whole_answer_once() -> None:
     asked = request(webhook_v2="http://hook/2", convert_output={"format": "jpeg"}, s3={"bucket": "b"})
-    (made,) = message.succeeded(asked, result(asked, file(1), file(2), TEXT))
+    (made,) = success_webhooks(asked, result(asked, file(1), file(2), TEXT))
     assert (made.url, made.webhook_id, made.standard) == ("http://hook/2", "w/1", True)
     (body,) = bodies([made])
     keys = {"type", "timestamp", "id", "prompt", "images", "filenames", "outputs", "stats"}
@@ -115,7 +115,7 @@ def test_the_second_hook_gets_the_whole_answer_once() -> None:
 
 def test_both_hooks_get_theirs_and_neither_the_credentials() -> None:
     asked = request(webhook="http://hook/1", webhook_v2="http://hook/2")
-    made = message.succeeded(asked, result(asked, file(1))) + message.failed(asked, GRAPH, HandlerError("No."))
+    made = success_webhooks(asked, result(asked, file(1))) + failure_webhooks(asked, GRAPH, HandlerError("No."))
     assert [one.url for one in made] == ["http://hook/1", "http://hook/2"] * 2
     assert not [one for one in made if b"hush" in one.body or b"credentials" in one.body]
 
@@ -123,14 +123,14 @@ def test_both_hooks_get_theirs_and_neither_the_credentials() -> None:
 @pytest.mark.parametrize("options", [{}, {"webhook": "", "webhook_v2": ""}])
 def test_without_a_hook_nothing_is_made(options: dict[str, str]) -> None:
     asked = request(**options)
-    assert message.succeeded(asked, result(asked, file(1))) == []
-    assert message.failed(asked, GRAPH, HandlerError("No.")) == []
+    assert success_webhooks(asked, result(asked, file(1))) == []
+    assert failure_webhooks(asked, GRAPH, HandlerError("No.")) == []
 
 
 def test_a_failure_says_what_and_where() -> None:
     asked = request(webhook="http://hook/1", webhook_v2="http://hook/2")
     error = OutOfMemory("Out of memory.", node_id="31", class_type="KSampler", exception_type="OOM")
-    legacy, standard = bodies(message.failed(asked, GRAPH, error))
+    legacy, standard = bodies(failure_webhooks(asked, GRAPH, error))
     common = {"id": "w/1", "prompt": GRAPH, "code": "OUT_OF_MEMORY", "error": "Out of memory."}
     assert legacy == {"event": "prompt.failed", **common, "location": "prompt.31"}
     assert standard.pop("timestamp")
@@ -139,12 +139,12 @@ def test_a_failure_says_what_and_where() -> None:
 
 def test_a_rejected_prompt_brings_comfyui_s_own_table() -> None:
     error = PromptRejected("No.", location="prompt.31", node_errors={"31": {"errors": []}})
-    (body,) = bodies(message.failed(request(webhook="http://hook/1"), GRAPH, error))
+    (body,) = bodies(failure_webhooks(request(webhook="http://hook/1"), GRAPH, error))
     assert body["node_errors"] == {"31": {"errors": []}}
 
 
 def test_a_bug_says_nothing_of_itself() -> None:
-    (body,) = bodies(message.failed(request(webhook="http://hook/1"), GRAPH, KeyError("/secret/path")))
+    (body,) = bodies(failure_webhooks(request(webhook="http://hook/1"), GRAPH, KeyError("/secret/path")))
     assert body["code"] == "INTERNAL"
     assert "secret" not in str(body)
     assert "location" not in body
@@ -152,5 +152,5 @@ def test_a_bug_says_nothing_of_itself() -> None:
 
 def test_what_orjson_cannot_write_is_written_all_the_same() -> None:
     odd = {"1": {"class_type": "X", "inputs": {"seed": 1 << 70, "text": "\ud800"}}}
-    (made,) = message.failed(request(webhook="http://hook/1"), odd, HandlerError("No."))
+    (made,) = failure_webhooks(request(webhook="http://hook/1"), odd, HandlerError("No."))
     assert b'"seed": 1180591620717411303424' in made.body
