@@ -20,10 +20,10 @@ class Storage(Protocol):
     """A kind of store, told by its URLs and by its kind of upload. Safe to use from many threads."""
 
     def matches(self, url: str) -> bool:
-        """Whether the URL is one of this store's."""
+        """Whether the URL belongs to this store."""
 
     def check_url(self, url: str, auth: Auth | None) -> None:
-        """Raise what `fetch` would raise without having asked the store: for what is no URL, or leads where none may."""
+        """Raise what `fetch` would raise before it connects: for an invalid URL, or one that is forbidden."""
 
     def fetch(
         self,
@@ -34,34 +34,34 @@ class Storage(Protocol):
         auth: Auth | None = None,
         max_bytes: int | None,
     ) -> None:
-        """Write what the URL holds to the file, which is open for reading and writing.
+        """Write the content of the URL to the file, which is open for reading and writing.
 
-        Goes on behind what the file holds already when `version` knows of which version that is and the store has it still;
-        otherwise empties it first. What ends it is the `time_limit` around it, or a minute in which nothing comes. Raises
+        Resumes behind what the file holds already if `version` knows its version and the store still has that one; otherwise
+        empties the file first. What ends it is the `time_limit` around it, or a minute in which nothing comes. Raises
         InputUnavailable, ForbiddenUrl, or TooLarge as soon as there are more than `max_bytes`; BadRequest when the store is
         not installed or not configured; DiskFull. After any of them the file holds what had arrived.
         """
 
     def takes(self, upload: Upload) -> bool:
-        """Whether this store is the one that the upload names."""
+        """Whether this is the store that the upload names."""
 
     def check(self, upload: Upload, auth_for: AuthFor) -> None:
         """Raise BadRequest, naming the extra or the variable that is missing, when the upload cannot even be tried.
 
-        Nothing is sent: what only the store itself can tell, such as a bucket that does not exist, comes from `store`.
+        Nothing is sent: only `store` notices what the store itself has to tell, such as that a bucket does not exist.
         """
 
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
     ) -> str:
-        """Upload one file as a stream; gives the URL that the caller gets. Raises DeliveryError.
+        """Upload one file as a stream; returns the URL for the caller. Raises DeliveryError.
 
-        What ends it in time is the `deadline.within` around it.
+        What ends it is the `deadline.within` around it.
         """
 
 
 def store_for_url(url: str, settings: Settings) -> Storage:
-    """The store of a URL. Raises InputUnavailable for one that no store knows, and for one without an end."""
+    """The store of a URL. Raises InputUnavailable for a kind of URL that no store knows, and for one that is too long."""
     if len(url) > MAX_URL_LENGTH:
         raise InputUnavailable(f"A URL has more than {MAX_URL_LENGTH} characters.")
     for store in _stores(settings):

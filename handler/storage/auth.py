@@ -1,4 +1,4 @@
-"""What a request shows of the caller's and the operator's credentials."""
+"""Adds the caller's and the operator's credentials to HTTP requests."""
 
 import base64
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from handler.settings import Settings
 from handler.urls import origin
 
 AuthFor = Callable[[str], Auth | None]
-"""Asks for the caller's credentials for a URL."""
+"""Returns the caller's credentials for a URL, if there are any."""
 
 
 def split_userinfo(url: str) -> tuple[str, BasicAuth | None]:
-    """A URL without user and password, and these as auth. Raises ValueError for what is no URL."""
+    """A URL without user and password, and these as auth. Raises ValueError for an invalid URL."""
     parts = urlsplit(url)
-    named, at, host = parts.netloc.rpartition("@")
+    userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None
-    user, _, password = named.partition(":")
+    user, _, password = userinfo.partition(":")
     auth = BasicAuth(type="basic", username=unquote(user), password=SecretStr(unquote(password)))
     return urlunsplit(parts._replace(netloc=host)), auth
 
@@ -28,9 +28,9 @@ def split_userinfo(url: str) -> tuple[str, BasicAuth | None]:
 def authorize(url: str, auth: Auth | None, settings: Settings) -> tuple[str, dict[str, str]]:
     """The URL and the headers of one request: with the auth, and with the operator's header for the operator's hosts.
 
-    S3 keys sign requests to S3, no web server is shown them.
+    S3 keys sign requests to S3; other servers never see them.
     """
-    headers = _operators(url, settings)
+    headers = _operator_headers(url, settings)
     match auth:
         case BearerAuth():
             headers["Authorization"] = f"Bearer {auth.token.get_secret_value()}"
@@ -40,17 +40,17 @@ def authorize(url: str, auth: Auth | None, settings: Settings) -> tuple[str, dic
         case HeaderAuth():
             headers[auth.header_name] = auth.header_value.get_secret_value()
         case QueryAuth():
-            url = _queried(url, auth)
+            url = _add_query_auth(url, auth)
     return url, headers
 
 
 def same_server(url: str, other: str) -> bool:
-    """Whether what was meant for one URL may be shown at the other: same scheme, host and port, or http turned https."""
+    """Whether credentials for one URL may be sent to the other: same scheme, host and port, or https in place of http."""
     first, second = origin(url), origin(other)
     return first == second or (first[1] == second[1] and (first[0::2], second[0::2]) == (("http", 80), ("https", 443)))
 
 
-def _operators(url: str, settings: Settings) -> dict[str, str]:
+def _operator_headers(url: str, settings: Settings) -> dict[str, str]:
     name, value = settings.http_auth_header_name, settings.http_auth_header_value
     _, host, port = origin(url)
     hosts = {one.strip().lower() for one in settings.http_auth_hosts.split(",")}
@@ -60,8 +60,8 @@ def _operators(url: str, settings: Settings) -> dict[str, str]:
     return {name: value.get_secret_value()}
 
 
-def _queried(url: str, auth: QueryAuth) -> str:
-    """The URL with the parameter behind those that it has, which stay as they are: they may be signed."""
+def _add_query_auth(url: str, auth: QueryAuth) -> str:
+    """The URL with the parameter behind its own ones, which stay as they are: they may be signed."""
     parts = urlsplit(url)
     if auth.query_param in dict(parse_qsl(parts.query, keep_blank_values=True)):
         return url

@@ -27,7 +27,7 @@ _MAX_READ_S = 24 * 3600
 
 
 class AzureStorage:
-    """Blobs are fetched as what they are, files behind URLs: reading takes no more than a signature in the URL."""
+    """Blobs are fetched like any file behind a URL: to read one takes a signature in the URL at most."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,9 +58,9 @@ class AzureStorage:
         account = _account(self._settings)
         own = account if account is not None and account.owns(url) else None
         if isinstance(auth, QueryAuth):
-            url, auth = _signed(url, _sas(auth)), None
+            url, auth = _add_signature(url, _sas(auth)), None
         elif own is not None and auth is None and "sig" not in parse_qs(urlsplit(url).query):
-            url = _signed(url, own.reading(url))
+            url = _add_signature(url, own.sign_for_reading(url))
         trusted = [own.endpoint] if own else []
         download(url, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=trusted)
 
@@ -95,7 +95,7 @@ class AzureStorage:
         return url
 
     def _blob(self, upload: AzureUpload, filename: str, auth_for: AuthFor) -> Any:
-        """A client for one blob. Raises BadRequest for what is not installed or not configured."""
+        """A client for one blob. Raises BadRequest when something is not installed or not configured."""
         account = _account(self._settings)
         if account is None:
             raise BadRequest(
@@ -122,18 +122,18 @@ class _Account:
     sas: str
 
     def owns(self, url: str) -> bool:
-        """Whether a URL is one of this account's blobs, asked for as safely as the account itself is."""
+        """Whether a URL is one of this account's blobs, over the scheme of the account's endpoint."""
         try:
             same = origin(url) == origin(self.endpoint)
         except ValueError:
             return False
         return same and urlsplit(url).path.startswith(f"{urlsplit(self.endpoint).path}/")
 
-    def reading(self, url: str) -> str:
+    def sign_for_reading(self, url: str) -> str:
         """A signature that lets a blob be read until the deadline; empty when there is nothing to sign with."""
         if not self.key:
             return self.sas
-        with _installed():
+        with _needs_library():
             from azure.core.exceptions import AzureError
             from azure.storage.blob import BlobSasPermissions, generate_blob_sas
         path = urlsplit(url).path.removeprefix(f"{urlsplit(self.endpoint).path}/")
@@ -144,21 +144,21 @@ class _Account:
         try:
             signature: str = generate_blob_sas(*names, account_key=self.key, permission=may, expiry=expiry)
         except (AzureError, ValueError) as exc:
-            raise BadRequest("The key of the Azure storage account is not a valid one (AZURE_STORAGE_KEY).") from exc
+            raise BadRequest("The key of the Azure storage account is not valid (AZURE_STORAGE_KEY).") from exc
         return signature
 
 
 def _account(settings: Settings) -> _Account | None:
-    """The configured account; None when there is none."""
-    given = settings.azure_storage_connection_string
-    if given is None:
+    """The configured account, if there is one."""
+    connection_string = settings.azure_storage_connection_string
+    if connection_string is None:
         parts = {
             "AccountName": settings.azure_storage_account or "",
             "AccountKey": _plain(settings.azure_storage_key),
             "SharedAccessSignature": _plain(settings.azure_storage_sas_token),
         }
     else:
-        parts = dict(pair.strip().partition("=")[::2] for pair in _plain(given).split(";"))
+        parts = dict(pair.strip().partition("=")[::2] for pair in _plain(connection_string).split(";"))
     name = parts.get("AccountName", "")
     scheme, suffix = parts.get("DefaultEndpointsProtocol", "https"), parts.get("EndpointSuffix", "core.windows.net")
     endpoint = parts.get("BlobEndpoint") or (name and f"{scheme}://{name}.blob.{suffix}")
@@ -168,13 +168,13 @@ def _account(settings: Settings) -> _Account | None:
 
 def _client(account: _Account, container: str, name: str, sas: str, session: requests.Session) -> Any:
     """A client for one blob, which signs with the account's key when there is no signature."""
-    with _installed():
+    with _needs_library():
         from azure.core.credentials import AzureSasCredential
         from azure.core.pipeline.transport import RequestsTransport
         from azure.storage.blob import BlobClient, ExponentialRetry
     transport = RequestsTransport(session=session, connection_timeout=CONNECT_TIMEOUT_S, read_timeout=IDLE_TIMEOUT_S)
     transport.sleep = deadline.sleep
-    # The name: behind an endpoint that is an address, the client could not tell it from the URL.
+    # The name: where the endpoint is an IP address, the client cannot take it from the URL.
     key = {"account_name": account.name, "account_key": account.key}
     try:
         return BlobClient(
@@ -183,7 +183,7 @@ def _client(account: _Account, container: str, name: str, sas: str, session: req
             name,
             credential=AzureSasCredential(sas) if sas else key,
             transport=transport,
-            # Its own begins with 15 seconds.
+            # The library's own policy starts with 15 seconds.
             retry_policy=ExponentialRetry(initial_backoff=0, increment_base=2, retry_total=2, random_jitter_range=1),
             max_single_put_size=_BLOCK,
             max_block_size=_BLOCK,
@@ -193,7 +193,7 @@ def _client(account: _Account, container: str, name: str, sas: str, session: req
 
 
 @contextlib.contextmanager
-def _installed() -> Iterator[None]:
+def _needs_library() -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
@@ -207,12 +207,12 @@ def _plain(secret: SecretStr | None) -> str:
 def _sas(auth: QueryAuth) -> str:
     """A signature from the caller: one parameter of it, or the whole with its first parameter's name apart.
 
-    Such signatures are at hand quoted and unquoted; both are understood.
+    People have such signatures quoted and unquoted; both work.
     """
     return f"{auth.query_param}={quote(unquote(auth.query_value.get_secret_value()), safe='&=:/,')}"
 
 
-def _signed(url: str, signature: str) -> str:
+def _add_signature(url: str, signature: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, signature)))))
 

@@ -38,9 +38,9 @@ def download(
     settings: Settings,
     trusted: Iterable[str] = (),
 ) -> None:
-    """Write what a URL holds to a file, behind what it holds already when that is of the same version.
+    """Write the content of a URL to a file; resume behind what the file holds already if that is of the same version.
 
-    `trusted` are URLs of servers that need not be public. Raises InputUnavailable, ForbiddenUrl or TooLarge.
+    `trusted` are URLs of servers that may have private addresses. Raises InputUnavailable, ForbiddenUrl or TooLarge.
     """
     try:
         with guard.new_session(
@@ -52,7 +52,7 @@ def download(
 
 
 def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool = False) -> None:
-    """Raise what `downloaded` would raise before it connects. `trusted`: the server need not be public."""
+    """Raise what `download` would raise before it connects. `trusted`: the server may have a private address."""
     try:
         plain, own = split_userinfo(url)
         where, headers = authorize(plain, auth or own, settings)
@@ -73,23 +73,23 @@ class _Download:
     def download_to(self, file: BinaryIO, version: Version | None) -> None:
         held = file.seek(0, os.SEEK_END)
         known = version.known() if version and held else None
-        if known and self._continued(file, held, known):
+        if known and self._resume(file, held, known):
             return
-        with self._opened({}) as response:
+        with self._open({}) as response:
             if response.status_code != requests.codes.ok:
-                raise self._refused(response)
+                raise self._refusal(response)
             empty(file)
             if version:
                 version.keep(_version(response.headers))
             self._copy(response, file)
 
-    def _continued(self, file: BinaryIO, held: int, known: str) -> bool:
-        """Fetch what is behind the first bytes. False: it cannot be had, or not of this version."""
-        with self._opened({"Range": f"bytes={held}-", "If-Range": known}) as response:
-            if not _is(known, response.headers):
+    def _resume(self, file: BinaryIO, held: int, known: str) -> bool:
+        """Fetch what comes behind the first bytes. False: the server does not send it, or has another version."""
+        with self._open({"Range": f"bytes={held}-", "If-Range": known}) as response:
+            if not _is_version(known, response.headers):
                 return False
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                # RFC 9110, 15.5.17: the answer says how long the file is, here when it is complete already.
+                # RFC 9110, 15.5.17: the answer says how long the file is. Here we may have all of it already.
                 total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
                 return total is not None and int(total[1]) == held
             if not continues_at(held, response.status_code, response.headers.get("Content-Range")):
@@ -100,14 +100,14 @@ class _Download:
     def _copy(self, response: requests.Response, file: BinaryIO) -> None:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            # It was asked for as it is. Unpacked, a few kB could be any number of GB.
+            # We asked for it uncompressed. A few kB could be any number of GB when unpacked.
             raise InputUnavailable(f"{self._limits.name} is sent compressed, which was not asked for.")
         copy_body(response.raw, file, self._limits)
 
-    def _opened(self, headers: dict[str, str]) -> requests.Response:
-        """The answer behind all redirects; none but the first server is shown the caller's credentials.
+    def _open(self, headers: dict[str, str]) -> requests.Response:
+        """The answer behind all redirects; only the first server gets the caller's credentials.
 
-        requests itself would take off nothing but Authorization at a redirect.
+        requests itself would remove nothing but Authorization at a redirect.
         """
         url, auth = self._url, self._auth
         for _ in range(self._session.max_redirects + 1):
@@ -132,23 +132,23 @@ class _Download:
             raise TimeoutError
         return min(CONNECT_TIMEOUT_S, left), min(IDLE_TIMEOUT_S, left)
 
-    def _refused(self, response: requests.Response) -> InputUnavailable:
+    def _refusal(self, response: requests.Response) -> InputUnavailable:
         return InputUnavailable(f"{self._limits.name} answered {response.status_code} {response.reason}.")
 
 
 def _version(headers: Mapping[str, str]) -> str | None:
-    """What `If-Range` can say of an answer's content: a strong ETag, or a date that is before the answer's own."""
+    """The version of an answer for `If-Range`: a strong ETag, or a Last-Modified that is before the answer's own date."""
     tag = headers.get("ETag", "")
     if tag.startswith('"'):
         return tag
     modified = headers.get("Last-Modified", "")
     try:
-        # Within one second there can be two versions.
+        # Dates count seconds, and there can be two versions within one.
         return modified if parsedate_to_datetime(modified) < parsedate_to_datetime(headers.get("Date", "")) else None
     except (TypeError, ValueError):
         return None
 
 
-def _is(known: str, headers: Mapping[str, str]) -> bool:
-    """Whether an answer is of the known version, as far as it says: not every server knows `If-Range`."""
+def _is_version(known: str, headers: Mapping[str, str]) -> bool:
+    """Whether an answer has the known version, as far as its headers tell: not every server knows `If-Range`."""
     return headers.get("ETag" if known.startswith('"') else "Last-Modified", known) == known

@@ -27,11 +27,11 @@ _URL = re.compile(
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<path>.+)",
     re.IGNORECASE,
 )
-_PASSING = {409, 412, 429, 500, 502, 503, 504}
+_TEMPORARY = {409, 412, 429, 500, 502, 503, 504}
 
 
 class HfStorage:
-    """The token goes to the hub alone, not to the servers that it redirects to."""
+    """Files of the hub. The token goes to the hub alone, not to the servers to which it redirects."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -41,7 +41,7 @@ class HfStorage:
         return url[:5].lower() == "hf://" or self._is_hub(url)
 
     def check_url(self, url: str, auth: Auth | None) -> None:
-        check_url(self._resolved(url), auth=auth, settings=self._settings, trusted=True)
+        check_url(self._https_url(url), auth=auth, settings=self._settings, trusted=True)
 
     def fetch(
         self,
@@ -56,7 +56,7 @@ class HfStorage:
         token = self._settings.hf_token
         if auth is None and token:
             auth = BearerAuth(type="bearer", token=token)
-        where = self._resolved(url)
+        where = self._https_url(url)
         download(where, file, version=version, auth=auth, limits=limits, settings=self._settings, trusted=[self._hub])
 
     def takes(self, upload: Upload) -> bool:
@@ -64,9 +64,9 @@ class HfStorage:
 
     def check(self, upload: Upload, auth_for: AuthFor) -> None:
         assert isinstance(upload, HfUpload)
-        self._token(self._target(upload, ""), auth_for)
+        self._token(self._upload_url(upload, ""), auth_for)
         try:
-            _library().refused(upload.repo, _path(upload, "file"))
+            _library().check_names(upload.repo, _path(upload, "file"))
         except ValueError as exc:
             raise BadRequest("`hf_upload` names a repository or a directory that the hub does not take.") from exc
 
@@ -81,11 +81,11 @@ class HfStorage:
         auth_for: AuthFor,
     ) -> str:
         assert isinstance(upload, HfUpload)
-        url = self._target(upload, filename)
+        url = self._upload_url(upload, filename)
         hub = _library()
         api = hub.HfApi(endpoint=self._hub, token=self._token(url, auth_for))
         try:
-            _repeated(lambda: self._commit(api, upload, filename, content))
+            _retry(lambda: self._commit(api, upload, filename, content))
         except hub.failures as exc:
             raise DeliveryError(f"The upload to {describe_url(url)} failed: {_reason(exc)}.") from exc
         return url
@@ -106,18 +106,20 @@ class HfStorage:
             return origin(url) == origin(self._hub)
         return False
 
-    def _resolved(self, url: str) -> str:
+    def _https_url(self, url: str) -> str:
         """The https URL of a file. Raises InputUnavailable."""
         if self._is_hub(url):
             return url
         match = _URL.fullmatch(url)
         if match is None:
-            raise InputUnavailable(f"{describe_url(url)} is no URL of a file; it is hf://owner/repository/path.")
+            raise InputUnavailable(
+                f"{describe_url(url)} is not the URL of a file; it has to be hf://owner/repository/path."
+            )
         kind = (match["kind"] or "models").lower()
         revision = unquote(match["revision"] or "main")
         return self._file("" if kind == "models" else f"{kind}/", match["repo"], revision, match["path"])
 
-    def _target(self, upload: HfUpload, filename: str) -> str:
+    def _upload_url(self, upload: HfUpload, filename: str) -> str:
         kind = "datasets/" if upload.repo_type == "dataset" else ""
         return self._file(kind, upload.repo, upload.revision, _path(upload, filename))
 
@@ -136,10 +138,10 @@ class HfStorage:
 
 @dataclass(frozen=True)
 class _Hub:
-    """What is used of huggingface_hub. `failures` is what it raises; `refused` raises ValueError for what it never takes."""
+    """What we use of huggingface_hub. `failures` is what it raises; `check_names` raises ValueError for invalid names."""
 
     HfApi: Any
-    refused: Callable[[str, str], None]
+    check_names: Callable[[str, str], None]
     failures: tuple[type[Exception], ...]
 
 
@@ -152,24 +154,24 @@ def _library() -> _Hub:
     except ImportError as exc:
         raise BadRequest("The Hugging Face hub is not supported here: install comfyui-handler[hf].") from exc
     disable_progress_bars()
-    # A file object goes over plain HTTP, which it would mention every time: Xet would keep its chunks on the disk, for
-    # uploads that are never repeated.
+    # We pass a file object, which goes over plain HTTP, and the library warns of that every time. Xet would keep chunks on
+    # the disk, for uploads that are never repeated.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    given = get_session()
-    # It waits for ever unless told otherwise. The class is asked for of the library: it has changed its HTTP client twice.
-    client, hooks = type(given), {**given.event_hooks, "request": [*given.event_hooks["request"], _bound]}
+    session = get_session()
+    # Without a time-out it waits for ever. We ask for its client class because it has changed its HTTP library twice.
+    client, hooks = type(session), {**session.event_hooks, "request": [*session.event_hooks["request"], _bind]}
     set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=IDLE_TIMEOUT_S))
 
-    def refused(repo: str, path: str) -> None:
+    def check_names(repo: str, path: str) -> None:
         validate_repo_id(repo)
         CommitOperationAdd(path, b"")
 
     # RuntimeError: around whatever stopped a large file.
-    return _Hub(HfApi, refused, (HTTPError, OSError, ValueError, RuntimeError))
+    return _Hub(HfApi, check_names, (HTTPError, OSError, ValueError, RuntimeError))
 
 
-def _bound(request: Any) -> None:
-    """Keep a request of the library to `deadline.within`: its own tries, and their connections."""
+def _bind(request: Any) -> None:
+    """Make a request of the library end at the deadline: its own tries, and their connections."""
     if deadline.left_s() <= 0:
         raise TimeoutError
 
@@ -178,29 +180,29 @@ def _bound(request: Any) -> None:
             deadline.bind(_Connection(), facts["return_value"].get_extra_info("socket"))
 
     request.extensions["trace"] = trace
-    request.headers["Connection"] = "close"  # one that is kept would not be traced again
+    request.headers["Connection"] = "close"  # a connection that stays open would not be traced again
 
 
 class _Connection:
     owner: deadline.Deadline | None = None
 
 
-def _repeated(do: Callable[[], object]) -> None:
-    """Do it again while the hub refuses the commit: it takes one at a time.
+def _retry(do: Callable[[], object]) -> None:
+    """Try again while the hub refuses the commit: it takes one at a time.
 
-    The same file twice makes no second commit. The library repeats all other requests itself.
+    The same file makes no second commit. The library repeats all other requests itself.
     """
     Retrying(
         stop=stop_after_attempt(5),
         wait=wait_random_exponential(multiplier=0.2, max=5),
-        retry=retry_if_exception(_is_passing),
+        retry=retry_if_exception(_is_temporary),
         reraise=True,
     )(do)
 
 
-def _is_passing(exc: BaseException) -> bool:
+def _is_temporary(exc: BaseException) -> bool:
     response = getattr(exc, "response", None)
-    return response is not None and response.status_code in _PASSING and "/commit/" in response.request.url.path
+    return response is not None and response.status_code in _TEMPORARY and "/commit/" in response.request.url.path
 
 
 def _path(upload: HfUpload, filename: str) -> str:
@@ -212,6 +214,6 @@ def _reason(exc: Exception) -> str:
     """Why an upload failed, for the caller: the texts of these exceptions hold whole URLs."""
     response = getattr(exc, "response", None) or getattr(exc.__cause__, "response", None)
     if response is None:
-        return "the hub's answer is not understood" if isinstance(exc, ValueError) else "no connection"
+        return "the hub's answer is not valid" if isinstance(exc, ValueError) else "no connection"
     known = {401: "access denied", 403: "access denied", 404: "there is no such repository or branch"}
     return known.get(response.status_code, f"the hub answered {response.status_code}")

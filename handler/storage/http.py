@@ -25,6 +25,8 @@ from handler.urls import describe_url, quote_path, redact_url
 
 
 class HttpStorage:
+    """Any web server: files are fetched by GET and uploaded by PUT."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
@@ -49,8 +51,8 @@ class HttpStorage:
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, HttpUpload)
 
-    def check(self, upload: Upload, auth_for: AuthFor) -> None:  # noqa: ARG002 (any or no credentials will do)
-        """Refuses what is no URL, and addresses that are not public."""
+    def check(self, upload: Upload, auth_for: AuthFor) -> None:  # noqa: ARG002 (they are optional here)
+        """Raise BadRequest for an invalid URL, and ForbiddenUrl for an address that is not public."""
         assert isinstance(upload, HttpUpload)
         guard.check_url(upload.url_prefix, allow_private=self._settings.allow_private_urls)
 
@@ -58,30 +60,30 @@ class HttpStorage:
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
     ) -> str:
         assert isinstance(upload, HttpUpload)
-        url, own = split_userinfo(_target(upload.url_prefix, filename))
+        url, own = split_userinfo(_upload_url(upload.url_prefix, filename))
         where, headers = authorize(url, auth_for(url) or own, self._settings)
         put = _Put(where, {"Content-Type": mime_type, **headers}, content, size)
         with guard.new_session(
             allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies
         ) as session:
             try:
-                status = put.done(session)
+                status = put.send(session)
             except TRANSFER_ERRORS as exc:
                 raise DeliveryError(f"{describe_url(url)} did not take the upload: {failure_reason(exc)}.") from exc
         if not 200 <= status < 300:
-            # A redirect is none: a PUT that is sent on would show the file to a server that nobody named.
+            # A redirect is a failure: to follow it would show the file to a server that nobody named.
             raise DeliveryError(f"{describe_url(url)} answered {status} to the upload.")
         return redact_url(url)
 
 
 class _Put:
-    """One file on its way; `done` can be tried again, since a PUT puts the same there every time."""
+    """The upload of one file. It is safe to repeat, since a PUT has the same effect every time."""
 
     def __init__(self, url: str, headers: dict[str, str], content: BinaryIO, size: int) -> None:
         self._url, self._headers, self._content, self._size = url, headers, content, size
 
-    def done(self, session: requests.Session) -> int:
-        """The status of the last answer."""
+    def send(self, session: requests.Session) -> int:
+        """Send the file, several times if need be; returns the status of the last answer."""
         retrying = Retrying(
             stop=stop_after_attempt(4) | stop_before_delay(deadline.left_s()),
             wait=wait_random_exponential(multiplier=0.1, max=4),
@@ -89,10 +91,10 @@ class _Put:
             | retry_if_exception_type((requests.ConnectionError, requests.Timeout)),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        status: int = retrying(self._sent, session)
+        status: int = retrying(self._try, session)
         return status
 
-    def _sent(self, session: requests.Session) -> int:
+    def _try(self, session: requests.Session) -> int:
         self._content.seek(0)
         # An empty file object would be sent in chunks, without a Content-Length.
         body = self._content if self._size else b""
@@ -103,7 +105,7 @@ class _Put:
             return response.status_code
 
 
-def _target(prefix: str, filename: str) -> str:
+def _upload_url(prefix: str, filename: str) -> str:
     """The URL of a file under a prefix; the prefix's own query, such as a signature, stays at the end."""
     parts = urlsplit(prefix)
     path = f"{parts.path.rstrip('/')}/{quote_path(filename)}"

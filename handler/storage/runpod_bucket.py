@@ -30,13 +30,13 @@ class S3Config(BaseModel):
 def choose_bucket(event: Mapping[str, Any], request_id: str, settings: Settings) -> BucketUpload | None:
     """Where the outputs of an event may go; None without a bucket.
 
-    Raises BadRequest for an `s3Config` that is none, and ForbiddenUrl for its endpoint.
+    Raises BadRequest for an invalid `s3Config`, and ForbiddenUrl for its endpoint.
     """
     if event.get("s3Config") is not None:
-        given = validate(S3Config, event["s3Config"], at="s3Config", strict=False)
-        _check_endpoint(given.endpoint_url, settings)
-        auth = _auth(given.endpoint_url, given.access_id, given.access_secret)
-        return _upload(given.bucket_name, request_id, auth, settings)
+        config = validate(S3Config, event["s3Config"], at="s3Config", strict=False)
+        _check_endpoint(config.endpoint_url, settings)
+        auth = _auth(config.endpoint_url, config.access_id, config.access_secret)
+        return _upload(config.bucket_name, request_id, auth, settings)
     key, secret = settings.bucket_access_key_id, settings.bucket_secret_access_key
     if not (settings.bucket_endpoint_url and key and secret):
         return None
@@ -67,7 +67,7 @@ def _auth(endpoint: str, key: str, secret: SecretStr) -> S3Auth:
 def _region(endpoint: str) -> str | None:
     """The region that an endpoint's host names: bucket.s3.eu-west-1.amazonaws.com, bucket.nyc3.digitaloceanspaces.com.
 
-    As RunPod's rp_upload finds it, but that s3.amazonaws.com and s3.wasabisys.com name none, nor does "dualstack".
+    As RunPod's rp_upload finds it, except that s3.amazonaws.com and s3.wasabisys.com name none, and "dualstack" is not one.
     """
     host = urlsplit(endpoint).hostname or ""
     if ".s3." in f".{host}":

@@ -1,11 +1,8 @@
-"""Objects behind s3:// URLs, and uploads to a bucket: the only module that speaks S3."""
+"""Objects behind s3:// URLs, and uploads to a bucket."""
 
-import contextvars
-import functools
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, HandlerError, InputUnavailable
@@ -23,6 +20,7 @@ from handler.storage.transfer import (
     Version,
     failure_reason,
 )
+from handler.threads import ThreadPool
 from handler.urls import shorten
 
 _SCHEME = "s3://"
@@ -35,7 +33,7 @@ _building = threading.Lock()
 
 
 class S3Storage:
-    """Keys are taken as they are, in URLs and in prefixes: nothing is parsed, quoted or unquoted."""
+    """Objects of S3 and of stores that speak its protocol. Keys are taken literally: nothing is quoted or unquoted."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -44,7 +42,7 @@ class S3Storage:
         return url[: len(_SCHEME)].lower() == _SCHEME
 
     def check_url(self, url: str, auth: Auth | None) -> None:
-        _object(url)
+        _parse_url(url)
         self._account(auth)
 
     def fetch(
@@ -56,15 +54,15 @@ class S3Storage:
         auth: Auth | None = None,
         max_bytes: int | None,
     ) -> None:
-        bucket, key = _object(url)
+        bucket, key = _parse_url(url)
         limits = Limits(shorten(_url(bucket, key)), max_bytes)
-        # All attempts together have the time; what is then left of it is for the body.
+        # The attempts to connect share the time that is left; what remains is for the body.
         wait_s = max(1, round(min(IDLE_TIMEOUT_S, deadline.left_s() / _ATTEMPTS)))
         client = _client(replace(self._account(auth), wait_s=wait_s))
         try:
             S3Object(client, bucket, key).download_to(file, version, limits)
         except _failures() as exc:
-            raise _translated(exc, InputUnavailable, f"{limits.name} cannot be fetched") from exc
+            raise _translate(exc, InputUnavailable, f"{limits.name} cannot be fetched") from exc
 
     def takes(self, upload: Upload) -> bool:
         return isinstance(upload, S3Upload)
@@ -90,7 +88,7 @@ class S3Storage:
             else:
                 _put_in_parts(client, content, upload.bucket, key, mime_type)
         except _failures() as exc:
-            raise _translated(exc, DeliveryError, f"The upload to {shorten(url)} failed") from exc
+            raise _translate(exc, DeliveryError, f"The upload to {shorten(url)} failed") from exc
         if isinstance(upload, BucketUpload):
             where = {"Bucket": upload.bucket, "Key": key}
             return str(client.generate_presigned_url("get_object", Params=where, ExpiresIn=upload.expiry_s))
@@ -99,11 +97,11 @@ class S3Storage:
     def _account_for(self, upload: S3Upload, url: str, auth_for: AuthFor) -> "_Account":
         if not isinstance(upload, BucketUpload):
             return self._account(auth_for(url))
-        # Its endpoint may hold the bucket's name already, as RunPod's documentation has it.
+        # The endpoint may contain the bucket's name already, as in RunPod's documentation.
         return replace(self._account(upload.auth), style="path")
 
     def _account(self, auth: Auth | None) -> "_Account":
-        """Whose keys sign a request: the caller's or else the operator's. Raises ForbiddenUrl for the caller's endpoint."""
+        """The keys that sign a request: the caller's or else the operator's. Raises ForbiddenUrl for the caller's endpoint."""
         settings = self._settings
         common = _Account(
             endpoint=settings.aws_endpoint_url, region=settings.aws_region, style=settings.s3_addressing_style
@@ -133,7 +131,7 @@ class S3Storage:
 
 @dataclass(frozen=True)
 class _Account:
-    """What tells one client from another."""
+    """The settings of a client; there is one client for each set of them."""
 
     endpoint: str | None
     region: str | None
@@ -145,11 +143,11 @@ class _Account:
     wait_s: int = IDLE_TIMEOUT_S
 
 
-def _object(url: str) -> tuple[str, str]:
+def _parse_url(url: str) -> tuple[str, str]:
     """Bucket and key. Raises InputUnavailable."""
     bucket, _, key = url[len(_SCHEME) :].partition("/")
     if not bucket or not key:
-        raise InputUnavailable(f"{shorten(_url(bucket, key))} is no S3 URL; it is s3://bucket/key.")
+        raise InputUnavailable(f"{shorten(_url(bucket, key))} is not a valid S3 URL; it has to be s3://bucket/key.")
     return bucket, key
 
 
@@ -164,22 +162,22 @@ def _check_name(bucket: str) -> None:
     try:
         validate_bucket_name({"Bucket": bucket})
     except ParamValidationError as exc:
-        raise BadRequest(f"{bucket!r} is no name of a bucket.", location="s3.bucket") from exc
+        raise BadRequest(f"{bucket!r} is not a valid bucket name.", location="s3.bucket") from exc
 
 
 def _client(account: _Account) -> Any:
     """A client, which is safe to use from many threads. Raises BadRequest when there are no credentials for it."""
     with _building:  # so that a burst of requests makes one client
-        return _built(account)
+        return _build_client(account)
 
 
-@functools.lru_cache(maxsize=32)
-def _built(account: _Account) -> Any:
+@lru_cache(maxsize=32)
+def _build_client(account: _Account) -> Any:
     import boto3
     import botocore.session
 
     chain = botocore.session.Session()
-    # On a machine that is none of Amazon's its metadata service is not there, and every look for it would take seconds.
+    # Amazon's metadata service exists on its own machines only; elsewhere every search for it takes seconds.
     chain.get_component("credential_provider").remove("iam-role")
     try:
         session = boto3.session.Session(
@@ -220,26 +218,19 @@ def _config(account: _Account) -> Any:
         s3={"addressing_style": account.style},
         request_checksum_calculation=checksums,
         response_checksum_validation="when_required",
-        # A proxy would connect in our place, past the check of addresses.
+        # A proxy would connect in our place, without our check of addresses.
         proxies={} if account.guarded else None,
     )
 
 
 def _put_in_parts(client: Any, content: BinaryIO, bucket: str, key: str, mime_type: str) -> None:
-    # As `client.upload_fileobj` does it, except for the threads.
+    # As `client.upload_fileobj` does it, but on threads that end at the deadline of the upload.
     from boto3.s3.transfer import TransferConfig, TransferManager
 
     config = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, max_concurrency=_PARTS)
     config.max_in_memory_upload_chunks = _PARTS
-    with TransferManager(client, config, executor_cls=_SameContext) as manager:
+    with TransferManager(client, config, executor_cls=partial(ThreadPool, name="upload-part")) as manager:
         manager.upload(content, bucket, key, {"ContentType": mime_type}).result()
-
-
-class _SameContext(ThreadPoolExecutor):
-    """Threads whose work ends at the deadline of who asked for it."""
-
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        return super().submit(contextvars.copy_context().run, work, *args, **kwargs)
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -249,7 +240,7 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*TRANSFER_ERRORS, Boto3Error, BotoCoreError, ClientError)
 
 
-def _translated(exc: Exception, kind: type[HandlerError], failed: str) -> HandlerError:
+def _translate(exc: Exception, kind: type[HandlerError], failed: str) -> HandlerError:
     """One sentence for the caller; the texts of botocore's exceptions can hold addresses and keys."""
     from botocore import exceptions as known
 
@@ -257,7 +248,7 @@ def _translated(exc: Exception, kind: type[HandlerError], failed: str) -> Handle
     if isinstance(inner, ForbiddenUrl):  # from the guarded connection
         return inner
     if isinstance(exc, known.ClientError):
-        return kind(f"{failed}: {_answered(exc.response)}.")
+        return kind(f"{failed}: {_describe_response(exc.response)}.")
     kinds: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
         ((known.ParamValidationError,), "the bucket or the key is not a valid one"),
         ((known.NoCredentialsError, known.PartialCredentialsError), "there are no credentials"),
@@ -269,7 +260,7 @@ def _translated(exc: Exception, kind: type[HandlerError], failed: str) -> Handle
     return kind(f"{failed}: {next((text for types, text in kinds if isinstance(exc, types)), failure_reason(exc))}.")
 
 
-def _answered(response: dict[str, Any]) -> str:
+def _describe_response(response: dict[str, Any]) -> str:
     code = response.get("Error", {}).get("Code", "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     # A HEAD has no body, so that its code is the status.

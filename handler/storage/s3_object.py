@@ -1,4 +1,4 @@
-"""An object of a bucket on its way into a file, from where that was left."""
+"""Downloads an object of a bucket into a file, and resumes where an earlier download broke off."""
 
 import os
 from typing import Any, BinaryIO
@@ -9,7 +9,7 @@ from handler.storage.transfer import Limits, Version, continues_at, copy_body, e
 
 
 class S3Object:
-    """One object, asked for by a client of boto3's. Raises what that raises."""
+    """One object, fetched with a client of boto3. Raises what the client raises."""
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
         self._client, self._where = client, {"Bucket": bucket, "Key": key}
@@ -17,7 +17,7 @@ class S3Object:
     def download_to(self, file: BinaryIO, version: Version | None, limits: Limits) -> None:
         held = file.seek(0, os.SEEK_END)
         known = version.known() if version and held else None
-        if known and self._continued(file, held, known, limits):
+        if known and self._resume(file, held, known, limits):
             return
         answer = self._client.get_object(**self._where)
         empty(file)
@@ -25,8 +25,8 @@ class S3Object:
             version.keep(answer.get("ETag"))
         self._copy(answer, file, limits)
 
-    def _continued(self, file: BinaryIO, held: int, known: str, limits: Limits) -> bool:
-        """Fetch what is behind the first bytes. False: the object is another one than the one that was begun."""
+    def _resume(self, file: BinaryIO, held: int, known: str, limits: Limits) -> bool:
+        """Fetch what comes behind the first bytes. False: the object is not the same any more."""
         head = self._client.head_object(**self._where)
         if head.get("ETag") != known or held >= head["ContentLength"]:
             return bool(head.get("ETag") == known and held == head["ContentLength"])
@@ -34,10 +34,10 @@ class S3Object:
             answer = self._client.get_object(**self._where, Range=f"bytes={held}-", IfMatch=known)
         except self._client.exceptions.ClientError as exc:
             if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == requests.codes.precondition_failed:
-                return False  # it became another one just now
+                return False  # it has just been replaced
             raise
         status = answer["ResponseMetadata"]["HTTPStatusCode"]
-        # Not every store knows IfMatch.
+        # Not every store supports IfMatch.
         if answer.get("ETag", known) != known or not continues_at(held, status, answer.get("ContentRange")):
             answer["Body"].close()
             return False
@@ -45,7 +45,7 @@ class S3Object:
         return True
 
     def _copy(self, answer: dict[str, Any], file: BinaryIO, limits: Limits) -> None:
-        # What the body gives here is urllib3's stream: botocore's own read waits for as many bytes as it is asked for,
-        # however slowly they come.
+        # Entering the body gives urllib3's stream: botocore's own read waits until all the bytes are there, however slowly they
+        # come.
         with answer["Body"] as stream:
             copy_body(stream, file, limits)

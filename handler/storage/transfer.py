@@ -1,4 +1,4 @@
-"""Copying what a server sends into a file, within its limits."""
+"""Copies what a server sends into a file, within limits."""
 
 import re
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from handler.urls import describe_url
 
 CONNECT_TIMEOUT_S = 10
 IDLE_TIMEOUT_S = 60
-"""How long nothing may come."""
+"""How long a server may send nothing."""
 
 TRANSFER_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
-"""What connections, streams and URLs raise; `reason` says it in words."""
+"""What connections, streams and invalid URLs raise; `failure_reason` says it in words."""
 
 _CHUNK = 1 << 16
 
@@ -50,9 +50,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Version:
-    """Of which version of the original a begun file is, in the words of its server. They are kept in a file of their own.
+    """The version of a partly downloaded file, as its server names it. The name is kept in a file of its own.
 
-    Two versions must not be mixed: a file whose server names none, or another one, is begun anew.
+    Two versions must not be mixed: when the server names no version, or another one, the download restarts.
     """
 
     path: Path
@@ -75,11 +75,11 @@ def copy_body(stream: urllib3.HTTPResponse, file: BinaryIO, limits: Limits) -> N
 
     Raises TooLarge, DiskFull, or what the stream raises; what has arrived is in the file then.
     """
-    # botocore turns it off. Without it a body that breaks off is taken for a whole one, and its connection for a free one.
+    # botocore turns it off. Without it a body that breaks off counts as complete, and its connection as free.
     stream.enforce_content_length = True
     size = file.tell()
     limits.check(size + (stream.length_remaining or 0))
-    # read1 returns what has arrived: a sender of one byte per second does not wait for a chunk to fill.
+    # read1 returns what has arrived, so that a slow sender's bytes are not held back until a chunk is full.
     while chunk := stream.read1(_CHUNK):
         size += len(chunk)
         limits.check(size)
@@ -93,7 +93,7 @@ def empty(file: BinaryIO) -> None:
 
 
 def continues_at(held: int, status: int, content_range: str | None) -> bool:
-    """Whether the answer to `Range: bytes=<held>-` holds what comes behind the first bytes."""
+    """Whether the answer to `Range: bytes=<held>-` starts right behind the first bytes."""
     start = re.match(r"bytes (\d+)-", content_range or "")
     return status == requests.codes.partial_content and start is not None and int(start[1]) == held
 

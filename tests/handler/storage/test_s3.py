@@ -138,8 +138,8 @@ def test_a_large_object_is_refused(settings: Settings) -> None:
     [
         ("s3://bkt/none.png", "s3://bkt/none.png cannot be fetched: it does not exist."),
         ("s3://none-such/a.png", "s3://none-such/a.png cannot be fetched: the bucket does not exist."),
-        ("s3://bkt", "s3://bkt/ is no S3 URL; it is s3://bucket/key."),
-        ("s3:///a.png", "s3:///a.png is no S3 URL; it is s3://bucket/key."),
+        ("s3://bkt", "s3://bkt/ is not a valid S3 URL; it has to be s3://bucket/key."),
+        ("s3:///a.png", "s3:///a.png is not a valid S3 URL; it has to be s3://bucket/key."),
         ("s3://b!/a.png", "s3://b!/a.png cannot be fetched: the bucket or the key is not a valid one."),
     ],
 )
