@@ -1,4 +1,4 @@
-"""Undelivered webhooks on the disk."""
+"""Keeps undelivered webhooks on the disk."""
 
 import fcntl
 import hashlib
@@ -19,10 +19,10 @@ from handler.webhooks.message import Delivery, receiver_host
 
 logger = logging.getLogger(__name__)
 
-# How long an owner's name is, and a hash.
+# The lengths of an owner's name and of a hash.
 _OWNER = _HASH = 16
 _HEX = "[0-9a-f]{16}"
-# Versions that did not know the URLs apart named the host alone.
+# Earlier versions had the hash of the host alone in the name.
 _NAME = re.compile(rf"{_HEX}\.(lock|{_HEX}\.(promise|tmp|[0-9]{{4,}}\.{_HEX}({_HEX})?\.(delivery|tmp)))")
 
 
@@ -31,11 +31,11 @@ class WebhookStore:
 
         <owner>.lock                                   held by the owner as long as it lives
         <owner>.<group>.promise                        what to send if the owner dies before it settles the group
-        <owner>.<group>.<number>.<receiver>.delivery   a webhook; no more than a draft while there is a promise of its group
+        <owner>.<group>.<number>.<receiver>.delivery   a webhook; only a draft while there is a promise of its group
         <owner>.<group>....tmp                         a file that is being written
 
-    Removing the promise is thus what makes all webhooks of its group valid, at once. Only the owner touches its files; those
-    of a dead one go to who gets its lock, by renaming. Files of other names are let alone.
+    Thus removing the promise makes all webhooks of its group valid at once. Only the owner touches its files. Those of a dead
+    owner go to the process that gets its lock, which renames them. Files with other names are left alone.
     """
 
     def __init__(self, folder: Path, *, max_age_s: float, max_bytes: int) -> None:
@@ -45,11 +45,11 @@ class WebhookStore:
         self._opening = threading.Lock()
         self._lock: int | None = None
         self._owner = ""
-        # How much was added since it was last looked whether there is too much: looking takes long when there is.
+        # The bytes added since the last check of the total, which takes long when there is a lot.
         self._unchecked = 0
 
     def add(self, group: str, deliveries: Iterable[Delivery]) -> list[Path]:
-        """Write webhooks, all or none. Raises OSError, like everything here."""
+        """Write webhooks, all or none of them. Like all methods here it may raise OSError."""
         self._open()
         written: list[Path] = []
         try:
@@ -67,12 +67,13 @@ class WebhookStore:
         return written
 
     def promise(self, group: str, if_lost: Iterable[Delivery]) -> None:
+        """Write what is to be sent if this process dies before it settles the group."""
         self._open()
         _write(self._folder / f"{self._owner}.{group}.promise", if_lost)
         self._sync()
 
     def settle(self, group: str, deliveries: Iterable[Delivery]) -> list[Path]:
-        """Replace what was promised by what is to be sent, all at once."""
+        """Replace the promise by the webhooks that are to be sent, all at once."""
         written = self.add(group, deliveries)
         self.break_promise(group)
         return written
@@ -88,7 +89,7 @@ class WebhookStore:
         self._open()
         self._adopt()
         self._tidy()
-        mine = self._found(self._owner)
+        mine = self._files(self._owner)
         promised = {path.stem for path in mine if path.suffix == ".promise"}
         return sorted(
             (path for path in mine if path.suffix == ".delivery" and _group(path) not in promised),
@@ -106,16 +107,16 @@ class WebhookStore:
             if self._lock is None:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             while self._lock is None:
-                # A name anew: another process may take the file for a dead one's in the moment before it is locked.
+                # A new name each time: before the file is locked, another process may think that its owner is dead.
                 self._owner = secrets.token_hex(_OWNER // 2)
-                self._lock = _locked(self._folder / f"{self._owner}.lock")
+                self._lock = _try_lock(self._folder / f"{self._owner}.lock")
 
     def _adopt(self) -> None:
-        """Take over what dead processes left. Their promises are settled as they are: the jobs died, too."""
-        for owner in {path.name[:_OWNER] for path in self._found()} - {self._owner}:
+        """Take over the files of dead processes. Their promises are sent as they are, because the jobs died as well."""
+        for owner in {path.name[:_OWNER] for path in self._files()} - {self._owner}:
             path = self._folder / f"{owner}.lock"
             with logging_os_errors(path):
-                lock = _locked(path)
+                lock = _try_lock(path)
                 if lock is not None:
                     self._adopt_from(owner, path, lock)
 
@@ -127,7 +128,7 @@ class WebhookStore:
             os.close(lock)
 
     def _take_over(self, owner: str) -> None:
-        left = [path for path in self._found(owner) if path.suffix != ".lock"]
+        left = [path for path in self._files(owner) if path.suffix != ".lock"]
         promises = [path for path in left if path.suffix == ".promise"]
         drafts = {path.stem for path in promises}
         for path in left:
@@ -135,8 +136,8 @@ class WebhookStore:
                 if path.suffix == ".tmp" or (path.suffix == ".delivery" and _group(path) in drafts):
                     path.unlink(missing_ok=True)
                 elif path.suffix == ".delivery":
-                    self._take(path)
-        # After the drafts: they would pass for valid ones without it.
+                    self._rename_to_ours(path)
+        # After the drafts, which without the promise would count as valid.
         for promise in promises:
             with logging_os_errors(promise):
                 self._settle_lost(promise)
@@ -144,31 +145,31 @@ class WebhookStore:
             logger.warning("took over the webhooks of a process that ended; it left %d jobs unfinished", len(promises))
 
     def _settle_lost(self, promise: Path) -> None:
-        # Ours first: should this process die as well, there is a promise again, and no more than drafts of its webhooks.
-        taken = self._take(promise)
+        # Make it ours first: if this process dies as well, there is a promise again, and its webhooks are only drafts.
+        taken = self._rename_to_ours(promise)
         try:
             self.settle(taken.stem.partition(".")[2], read_deliveries(taken))
         except OSError:
-            taken.rename(promise)  # for the next time
+            taken.rename(promise)  # so that it is tried again
             raise
 
-    def _take(self, path: Path) -> Path:
+    def _rename_to_ours(self, path: Path) -> Path:
         return path.rename(path.with_name(self._owner + path.name[_OWNER:]))
 
     def _tidy(self) -> None:
-        """Drop what is too old, and the oldest of what is too much; but never the newest."""
+        """Drop webhooks that are too old, and the oldest ones while there are too many bytes; but never the newest."""
         self._unchecked = 0
-        found = sorted((*_time_and_size(path), path) for path in self._found() if path.suffix == ".delivery")
-        total = sum(size for _, size, _ in found)
+        webhooks = sorted((*_time_and_size(path), path) for path in self._files() if path.suffix == ".delivery")
+        total = sum(size for _, size, _ in webhooks)
         oldest = time.time_ns() - self._max_age_s * 1e9
-        for written, size, path in found[:-1]:
+        for written, size, path in webhooks[:-1]:
             if written >= oldest and total <= self._max_bytes:
                 break
             total -= size
             with logging_os_errors(path):
                 _drop(path, "it is too old" if written < oldest else "there are too many")
 
-    def _found(self, owner: str = "") -> list[Path]:
+    def _files(self, owner: str = "") -> list[Path]:
         """The files of an owner, or of all."""
         files = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
         return [path for path in files if path.name.startswith(owner)]
@@ -183,7 +184,7 @@ class WebhookStore:
 
 @contextmanager
 def logging_os_errors(path: Path) -> Iterator[None]:
-    """What is wrong with one file is said, and keeps nobody from the next. One that is gone was somebody else's to remove."""
+    """Log an OSError of one file, so that the next one gets its turn. A missing file was removed by another process."""
     try:
         yield
     except FileNotFoundError:
@@ -199,14 +200,14 @@ def _drop(path: Path, reason: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> int | None:
-    """The descriptor that holds a file's lock until it is closed or the process ends; None when another process has it."""
+def _try_lock(path: Path) -> int | None:
+    """The descriptor that holds a file's lock until it is closed or the process ends; None if another process has the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with ExitStack() as undo:
         undo.callback(os.close, descriptor)
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # It may have been removed, and made anew, since it was opened.
+            # The file may have been removed and created again since it was opened.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 undo.pop_all()
                 return descriptor
@@ -233,24 +234,24 @@ def _write(path: Path, deliveries: Iterable[Delivery]) -> Path:
 
 
 def read_deliveries(path: Path) -> list[Delivery]:
-    """What a file holds; nothing when it is gone. A damaged one is removed, and what is before the damage is given."""
-    found: list[Delivery] = []
+    """The webhooks in a file; none when it is gone. A damaged file is removed, and what precedes the damage is returned."""
+    deliveries: list[Delivery] = []
     try:
         with path.open("rb") as file:
             longest = os.fstat(file.fileno()).st_size
-            while not found or file.tell() < longest:
+            while not deliveries or file.tell() < longest:
                 head = _Head.model_validate_json(file.readline())
                 body = file.read(min(head.size, longest))
                 if len(body) < head.size:
                     raise ValueError("cut short")
-                body.decode()  # to sign it needs text
-                found.append(Delivery(head.url, head.id, body, head.standard))
+                body.decode()  # signing needs text
+                deliveries.append(Delivery(head.url, head.id, body, head.standard))
     except FileNotFoundError:
         return []
     except ValueError:
         logger.error("%s is damaged; its webhooks are lost", path.name)
         path.unlink(missing_ok=True)
-    return found
+    return deliveries
 
 
 class _Head(BaseModel):
@@ -268,12 +269,12 @@ def _group(path: Path) -> str:
     return ".".join(path.name.split(".")[:2])
 
 
-def address(letter: Path | Delivery) -> tuple[str, str, str]:
-    """The host that a webhook goes to, its receiver, which is one URL of the host, and the group that it belongs to."""
-    if isinstance(letter, Delivery):
-        receiver, group = _receiver(letter.url), ""
+def address(webhook: Path | Delivery) -> tuple[str, str, str]:
+    """The host that a webhook goes to, its receiver, which is one URL of the host, and its group."""
+    if isinstance(webhook, Delivery):
+        receiver, group = _receiver(webhook.url), ""
     else:
-        _, group, _, receiver, _ = letter.name.split(".")
+        _, group, _, receiver, _ = webhook.name.split(".")
     return receiver[:_HASH], receiver, group
 
 
@@ -286,7 +287,7 @@ def _hash(text: str) -> str:
 
 
 def _time_and_size(path: Path) -> tuple[int, int]:
-    """When it was written, in ns since the epoch. For a file that has just been removed: nothing, and long ago."""
+    """When a file was written, in ns since the epoch, and its size. 0 and 0 for a file that has just been removed."""
     try:
         status = path.stat()
     except FileNotFoundError:

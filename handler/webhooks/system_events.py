@@ -1,4 +1,4 @@
-"""What the operator's own webhook gets: ComfyUI's messages about each prompt, and what happens in the storage."""
+"""Sends events to the operator's own webhook: ComfyUI's messages about each prompt, and what happens to files."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ import tenacity
 
 from handler import json_codec
 from handler.comfyui.websocket import Message
-from handler.net import guard
+from handler.net.guard import new_session
 from handler.settings import BadSettings, Settings
 from handler.webhooks.message import DeliveryFailed, DeliveryRefused, Signer, post
 
@@ -45,8 +45,7 @@ _STOP_S = 2.0
 class SystemEvents:
     """The events of SYSTEM_WEBHOOK_EVENTS, sent to SYSTEM_WEBHOOK_URL in order, by one thread.
 
-    They are news, not records: an event for which there is no room, or that does not arrive at the second try, is dropped.
-    Nobody waits for it.
+    Events may be lost: one that finds the queue full, or does not arrive at the second try, is dropped. Sending blocks nobody.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class SystemEvents:
         pause_s: float = _PAUSE_S,
     ) -> None:
         """Raises BadSettings. Nothing is started yet."""
-        self._names = _subscribed(settings)
+        self._names = _subscription(settings)
         self._url = settings.system_webhook_url or ""
         self._metadata = settings.system_meta
         self._proxies = settings.proxies
@@ -81,18 +80,18 @@ class SystemEvents:
             self._thread.start()
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
-        """Send what is waiting, as far as the time allows."""
+        """Send what waits, as far as the time allows."""
         self._names = {}
         if self._thread.ident is not None:
             self._waiting.put(None)
             self._thread.join(timeout_s)
 
     def emit(self, event: str, data: Any) -> None:
-        """Send an event, such as `file_uploaded`, if it is subscribed to. `data` is JSON that nobody changes any more."""
+        """Send an event, such as `file_uploaded`, if it is subscribed to. `data` is JSON that must not change any more."""
         self._emit(event, lambda: data)
 
     def for_prompt(self, prompt_id: str, caller_id: str, folder: str) -> Callable[[Message], None]:
-        """What is to be told of a prompt's messages. They are sent with the caller's id, and without the job's folder."""
+        """What to call with a prompt's messages. They are sent with the caller's id, and without the job's folder."""
         if not self._names:
             return lambda _: None
 
@@ -101,12 +100,12 @@ class SystemEvents:
             if kind == "status":
                 self._status(message)
             elif kind in _COMFY:
-                self._emit(str(kind), lambda: _translated(message, prompt_id, caller_id, folder))
+                self._emit(str(kind), lambda: _translate(message, prompt_id, caller_id, folder))
 
         return tell
 
     def _status(self, message: Message) -> None:
-        """The state of ComfyUI's queue. Each prompt's websocket tells it anew; the same is sent once."""
+        """The state of ComfyUI's queue. Each prompt's websocket repeats it; each state is sent once."""
         status = message.get("data", {}).get("status")
         if status != self._last_status:
             self._last_status = status
@@ -122,8 +121,8 @@ class SystemEvents:
             self._losses.count("there is no room for more")
 
     def _work(self) -> None:
-        # The operator's own address: a private one is fine.
-        with guard.new_session(allow_private=True, proxies=self._proxies) as session:
+        # The operator chose the URL, so its address may be private.
+        with new_session(allow_private=True, proxies=self._proxies) as session:
             while (waiting := self._waiting.get()) is not None:
                 name, data = waiting
                 try:
@@ -137,7 +136,7 @@ class SystemEvents:
 
 
 class _Losses:
-    """Counts events that were dropped, and says so once a minute at most."""
+    """Counts dropped events, and logs their number once a minute at most."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -154,7 +153,7 @@ class _Losses:
         logger.warning("%d system events were dropped, the last because: %s", count, reason)
 
 
-def _subscribed(settings: Settings) -> Mapping[str, str]:
+def _subscription(settings: Settings) -> Mapping[str, str]:
     """Event to its name in the webhook."""
     given = {name.strip() for name in settings.system_webhook_events.split(",")} - {""}
     unknown = sorted(given - _NAMES.keys() - {"all"})
@@ -168,13 +167,13 @@ def _subscribed(settings: Settings) -> Mapping[str, str]:
     return {event: name for event, name in _NAMES.items() if event in given or "all" in given}
 
 
-def _translated(value: Any, prompt_id: str, caller_id: str, folder: str) -> Any:
-    """JSON with the caller's id for ours, and without the job's folder in file names."""
+def _translate(value: Any, prompt_id: str, caller_id: str, folder: str) -> Any:
+    """JSON with the caller's id in place of ours, and without the job's folder in file names."""
     if isinstance(value, str):
         text = value.replace(f"{folder}/", "").replace(prompt_id, caller_id)
         return text.removesuffix(folder)
     if isinstance(value, list):
-        return [_translated(item, prompt_id, caller_id, folder) for item in value]
+        return [_translate(item, prompt_id, caller_id, folder) for item in value]
     if isinstance(value, Mapping):
-        return {key: _translated(item, prompt_id, caller_id, folder) for key, item in value.items()}
+        return {key: _translate(item, prompt_id, caller_id, folder) for key, item in value.items()}
     return value
