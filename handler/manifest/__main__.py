@@ -19,8 +19,8 @@ from handler.urls import redact_url
 logger = logging.getLogger(__name__)
 
 
-def _narrowed(manifest: Manifest, only: Collection[str], settings: Settings) -> Manifest:
-    """No more than the named parts of a manifest. One model of `before_start` goes by its file name. Raises BadSettings."""
+def _select(manifest: Manifest, only: Collection[str], settings: Settings) -> Manifest:
+    """Only the named parts of a manifest. A model of `before_start` is named by its file name. Raises BadSettings."""
     lists = ("apt", "pip", "custom_nodes")
     names = [model.path(settings).name for model in manifest.models.before_start]
     for name in only:
@@ -32,8 +32,8 @@ def _narrowed(manifest: Manifest, only: Collection[str], settings: Settings) -> 
         for model, name in zip(manifest.models.before_start, names, strict=True)
         if name in only or "models" in only
     ]
-    kept = {part: getattr(manifest, part) for part in lists if part in only}
-    return Manifest(**kept, models=ModelsOfManifest(before_start=models))
+    parts = {part: getattr(manifest, part) for part in lists if part in only}
+    return Manifest(**parts, models=ModelsOfManifest(before_start=models))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = read_manifest(given.file, settings)
         logger.info("ComfyUI is in %s, its models are in %s", settings.comfy_home, settings.model_dir)
         if given.only is not None:
-            manifest = _narrowed(manifest, given.only, settings)
+            manifest = _select(manifest, given.only, settings)
         if given.build:
             install(manifest, settings, ModelCache(settings))
         else:

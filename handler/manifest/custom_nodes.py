@@ -17,7 +17,7 @@ _GIT_TIMEOUT_S = 900
 _GIT = re.compile(r"(https?|ssh|git|file)://[^/]*/.+|[\w.-]+@[\w.-]+:.+|/.+")
 _NAME = re.compile(r"\w[\w.-]*(@[\w.-]+)?")
 _REF = re.compile(r"\w[\w./+@#=-]*")
-# The addresses of a repository's pages at GitHub, GitLab and Bitbucket, and what npm and pip write.
+# A ref behind an @, as npm and pip write it, and the addresses of a repository's pages at GitHub, GitLab and Bitbucket.
 _AT_REF = re.compile(r"(?P<url>.+?)@(?P<ref>[^@/]+)")
 _PAGES = (
     re.compile(r"(?P<url>.+?)/-/(?:tree|commit)/(?P<ref>.+)"),
@@ -30,7 +30,7 @@ _CANNOT_IMPORT = re.compile(r"^Cannot import (.+) module for custom nodes: (.*)$
 _IMPORT_FAILED = re.compile(r"^ *[\d.]+ seconds \(IMPORT FAILED\): (.+)$", re.MULTILINE)
 # The same for ComfyUI's own, in comfy_extras/ and comfy_api_nodes/: some need torchaudio, for one.
 _OWN_FAILED = re.compile(r"^IMPORT FAILED: (.+)$", re.MULTILINE)
-# Where the ref that a clone was made of is kept, in the clone's own config: a branch has moved on by the next start.
+# The key in a clone's own config for the ref of which it was made: a branch may have moved by the next start.
 _REF_KEY = "comfyui-handler.ref"
 
 
@@ -48,36 +48,36 @@ class Source:
 
 
 def parse_source(text: str) -> Source | None:
-    """Where a node comes from; None for the name of a node in the registry. Raises ValueError for what is neither."""
+    """Where a node comes from; None for the name of a node in the registry. Raises ValueError for anything else."""
     if _NAME.fullmatch(text):
         return None
     text = text.rstrip("/")
     patterns = (_AT_REF, *_PAGES) if text.startswith(("http://", "https://")) else (_AT_REF,)
     match = next((match for pattern in patterns if (match := pattern.fullmatch(text))), None)
-    found = Source(match["url"].rstrip("/"), match["ref"]) if match else Source(text)
-    good = _GIT.fullmatch(found.url) and re.fullmatch(r"\w[\w.-]*", found.name)
-    if not good or re.search(r"\s", text) or not (found.ref is None or _REF.fullmatch(found.ref)):
+    source = Source(match["url"].rstrip("/"), match["ref"]) if match else Source(text)
+    valid = _GIT.fullmatch(source.url) and re.fullmatch(r"\w[\w.-]*", source.name)
+    if not valid or re.search(r"\s", text) or not (source.ref is None or _REF.fullmatch(source.ref)):
         raise ValueError(f"{redact_url(text)!r} is neither the URL of a git repository nor the name of a custom node")
-    return found
+    return source
 
 
 def install_node(text: str, settings: Settings) -> None:
     """Bring a custom node into COMFY_HOME/custom_nodes, at the wanted ref, with its requirements. Raises InstallFailed.
 
-    A clone that was made of the same ref stays as it is. The requirements are looked at each time: the folder may have
-    outlived the Python that had them.
+    A clone of the same ref stays as it is. Its requirements are installed each time: the folder may be older than the Python
+    environment.
     """
     what = f"custom node {redact_url(text)}"
     try:
-        found = parse_source(text)
+        source = parse_source(text)
     except ValueError as exc:
         raise InstallFailed(f"{what}: {exc}.") from exc
-    if found is None:
-        _by_name(text, what, settings)
+    if source is None:
+        _install_by_name(text, what, settings)
         return
-    folder = settings.comfy_home / "custom_nodes" / found.name
+    folder = settings.comfy_home / "custom_nodes" / source.name
     try:
-        changed = _cloned(found, folder, what)
+        changed = _clone(source, folder, what)
     except OSError as exc:
         raise InstallFailed(f"{what}: {folder} cannot be written: {exc.strerror}.") from exc
     if (folder / "requirements.txt").is_file():
@@ -87,9 +87,9 @@ def install_node(text: str, settings: Settings) -> None:
 
 
 def check_imports(settings: Settings) -> None:
-    """Let ComfyUI import itself and all nodes once, without a GPU. Raises InstallFailed that names what it cannot.
+    """Let ComfyUI import itself and all nodes once, without a GPU. Raises InstallFailed with the names of those that fail.
 
-    ComfyUI 0.3.64 logs a node that it cannot import, goes on without it, and exits with 0.
+    ComfyUI 0.3.64 logs a node that it cannot import, continues without it, and exits with 0.
     """
     command = [*shlex.split(settings.cmd or ""), "--cpu", "--quick-test-for-ci", "--log-stdout"]
     log = run_command(command, "ComfyUI cannot be imported", cwd=settings.comfy_home)
@@ -103,7 +103,7 @@ def check_imports(settings: Settings) -> None:
     logger.info("ComfyUI imports its nodes, custom ones among them")
 
 
-def _by_name(name: str, what: str, settings: Settings) -> None:
+def _install_by_name(name: str, what: str, settings: Settings) -> None:
     comfy = shutil.which("comfy")
     if comfy is None:
         raise InstallFailed(f"{what}: the `comfy` command, which installs nodes by name, is missing; give a git URL.")
@@ -112,15 +112,15 @@ def _by_name(name: str, what: str, settings: Settings) -> None:
 
 
 def _run_install_py(folder: Path, what: str, settings: Settings) -> None:
-    """As ComfyUI-Manager does. The reference does not, so that a node may work without: no more than a warning."""
+    """As ComfyUI-Manager does. The reference does not, so a node may work without: a failure is only a warning."""
     try:
         run_command([comfyui_python(settings), "install.py"], f"{what}: install.py", cwd=folder)
     except InstallFailed as exc:
         logger.warning("%s", exc)
 
 
-def _cloned(wanted: Source, folder: Path, what: str) -> bool:
-    """Have the repository in the folder; gives whether that changed anything."""
+def _clone(wanted: Source, folder: Path, what: str) -> bool:
+    """Bring the repository into the folder; returns whether that changed anything."""
     if folder.exists():
         _check_clone(wanted, folder, what)
         if _is_at(folder, wanted.ref):
@@ -143,7 +143,7 @@ def _cloned(wanted: Source, folder: Path, what: str) -> bool:
 
 def _check_clone(wanted: Source, folder: Path, what: str) -> None:
     if not (folder / ".git").exists():
-        raise InstallFailed(f"{what}: {folder} is there already and is no git repository.")
+        raise InstallFailed(f"{what}: {folder} is there already and is not a git repository.")
     origin = _git(folder, what, "remote", "get-url", "origin").strip()
     if origin.rstrip("/").removesuffix(".git") != wanted.url.removesuffix(".git"):
         raise InstallFailed(f"{what}: {folder} is there already and is a clone of {redact_url(origin)}.")
@@ -151,17 +151,17 @@ def _check_clone(wanted: Source, folder: Path, what: str) -> None:
 
 def _is_at(folder: Path, ref: str | None) -> bool:
     """Whether a clone was made of the wanted ref, or stands at it."""
-    made_of = _answer(folder, "config", "--get", _REF_KEY)
+    made_of = _ask_git(folder, "config", "--get", _REF_KEY)
     if ref is None:
         return made_of in ("", "HEAD")
     return made_of == ref or (
-        bool(head := _answer(folder, "rev-parse", "HEAD"))
-        and head == _answer(folder, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        bool(head := _ask_git(folder, "rev-parse", "HEAD"))
+        and head == _ask_git(folder, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     )
 
 
 def _check_out(wanted: Source, folder: Path, what: str) -> None:
-    """Fetch no more than the one commit where the server can do that: not that of a shortened hash, for one."""
+    """Fetch only the wanted commit where the server supports it, which no server does for a shortened hash."""
     ref = commit = wanted.ref or "HEAD"
     try:
         _git(folder, what, "fetch", "--quiet", "--depth=1", "origin", ref)
@@ -176,8 +176,8 @@ def _check_out(wanted: Source, folder: Path, what: str) -> None:
     _git(folder, what, "config", _REF_KEY, ref)
 
 
-def _answer(folder: Path, *arguments: str) -> str:
-    """What git says; nothing when it fails."""
+def _ask_git(folder: Path, *arguments: str) -> str:
+    """The output of git; empty when it fails."""
     try:
         return _git(folder, "", *arguments).strip()
     except InstallFailed:

@@ -1,4 +1,4 @@
-"""The manifest: packages, custom nodes and models that an image or a start is to have."""
+"""Installs what the manifest asks for: packages, custom nodes and models."""
 
 import logging
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from handler.errors import HandlerError
-from handler.manifest import custom_nodes
+from handler.manifest.custom_nodes import install_node
 from handler.manifest.packages import install_apt, install_pip, mask_urls
 from handler.manifest.schema import Manifest, ManifestModel, load_manifest
 from handler.models import folders
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 def apply_before_start(settings: Settings, models: ModelCache | None = None) -> None:
-    """Install what ComfyUI needs before it starts, but for models that a mounted volume holds.
+    """Install what ComfyUI needs before it starts, except models that are on a mounted volume.
 
-    Raises BadSettings or HandlerError, with one line that names what failed.
+    Raises BadSettings or HandlerError, in one line that names what failed.
     """
     manifest = load_manifest(settings)
     if manifest:
@@ -28,7 +28,7 @@ def apply_before_start(settings: Settings, models: ModelCache | None = None) -> 
 
 
 def _without_mounted(manifest: Manifest, settings: Settings) -> Manifest:
-    """Not in `install`: an image that is built on a machine with a volume must be complete without it."""
+    """Not a part of `install`: an image that is built on a machine with a volume must be complete without it."""
     wanted = []
     for model in manifest.models.before_start:
         path = model.path(settings)
@@ -41,7 +41,7 @@ def _without_mounted(manifest: Manifest, settings: Settings) -> Manifest:
 
 
 def apply_after_start(settings: Settings, models: ModelCache) -> threading.Thread | None:
-    """Download the rest in the background. What fails is logged and announced, and ends nothing. Raises BadSettings."""
+    """Download the rest in the background. A failure is logged and announced, and the others continue. Raises BadSettings."""
     manifest = load_manifest(settings)
     if not manifest or not manifest.models.after_start:
         return None
@@ -55,13 +55,14 @@ def apply_after_start(settings: Settings, models: ModelCache) -> threading.Threa
             except Exception:
                 logger.exception("%s could not be downloaded: a bug", redact_url(model.url))
 
-    # A daemon: the end of the process does not wait for it, and the next start goes on where it was.
+    # A daemon: the process does not wait for it at its end, and the next start resumes.
     thread = threading.Thread(target=work, name="after_start", daemon=True)
     thread.start()
     return thread
 
 
 def install(manifest: Manifest, settings: Settings, models: ModelCache) -> None:
+    """Do everything that comes before the start. Raises HandlerError, in one line that names what failed."""
     to_do = list(steps(manifest, settings, models))
     for number, (what, step) in enumerate(to_do, 1):
         logger.info("[%d/%d] %s", number, len(to_do), what)
@@ -69,20 +70,20 @@ def install(manifest: Manifest, settings: Settings, models: ModelCache) -> None:
 
 
 def steps(manifest: Manifest, settings: Settings, models: ModelCache) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is to be done before the start: in words, and as a function."""
+    """The steps before the start: each in words, and as a function."""
     if manifest.apt:
         yield f"apt packages {' '.join(manifest.apt)}", partial(install_apt, manifest.apt)
     if manifest.pip:
         what = f"pip packages {mask_urls(' '.join(manifest.pip))}"
         yield what, partial(install_pip, manifest.pip, what, settings)
     for node in manifest.custom_nodes:
-        yield f"custom node {redact_url(node)}", partial(custom_nodes.install_node, node, settings)
+        yield f"custom node {redact_url(node)}", partial(install_node, node, settings)
     for model in manifest.models.before_start:
         path = model.path(settings)
-        yield f"model {path} from {redact_url(model.url)}", partial(_downloaded, model, settings, models)
+        yield f"model {path} from {redact_url(model.url)}", partial(_install_model, model, settings, models)
 
 
-def _downloaded(model: ManifestModel, settings: Settings, models: ModelCache) -> None:
+def _install_model(model: ManifestModel, settings: Settings, models: ModelCache) -> None:
     path = model.path(settings)
     try:
         models.install(model.url, path, auth=model.auth, sha256=model.sha256)

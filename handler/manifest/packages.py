@@ -1,4 +1,4 @@
-"""Packages for ComfyUI and its custom nodes: apt's and Python's, by the programs that the rest of the world uses."""
+"""Installs Debian and Python packages for ComfyUI and its custom nodes, with apt-get and with uv or pip."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from handler.settings import Settings
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 3600
-_LONGEST_REASON = 300
+_MAX_REASON = 300
 
 
 class InstallFailed(HandlerError):
@@ -25,8 +25,8 @@ class InstallFailed(HandlerError):
 
 
 def install_apt(packages: Sequence[str]) -> None:
-    """Install those Debian packages that are not there yet. Raises InstallFailed."""
-    packages = [name for name in packages if not _is_there(name)]
+    """Install those Debian packages that are missing. Raises InstallFailed."""
+    packages = [name for name in packages if not _is_installed(name)]
     if not packages:
         return
     names = " ".join(packages)
@@ -37,8 +37,8 @@ def install_apt(packages: Sequence[str]) -> None:
     run_command([*quiet, "install", "-y", "--no-install-recommends", "--", *packages], f"apt packages {names}")
 
 
-def _is_there(package: str) -> bool:
-    """Whether dpkg has it, so that a start need not be root's in an image that was built with it."""
+def _is_installed(package: str) -> bool:
+    """Whether dpkg has the package. Then a start in an image that contains it does not need root."""
     try:
         return (
             run_command(["dpkg-query", "--show", "--showformat=${db:Status-Status}", "--", package], package)
@@ -58,12 +58,12 @@ def install_pip(arguments: Sequence[str], what: str, settings: Settings, *, cwd:
 def comfyui_python(settings: Settings) -> str:
     """The Python that runs ComfyUI, where CMD names one; otherwise ours."""
     words = shlex.split(settings.cmd or "")
-    named = next((word for word in words if re.fullmatch(r"python[\d.]*", Path(word).name)), None)
-    return (named and shutil.which(named)) or sys.executable
+    command = next((word for word in words if re.fullmatch(r"python[\d.]*", Path(word).name)), None)
+    return (command and shutil.which(command)) or sys.executable
 
 
 def run_command(command: Sequence[str], what: str, *, cwd: Path | None = None, timeout_s: float = _TIMEOUT_S) -> str:
-    """What a command wrote. Raises InstallFailed with `what` and the command's last words."""
+    """Run a command; returns its output. Raises InstallFailed with `what` and the end of its error output."""
     logger.debug("running %s", mask_urls(shlex.join(command)))
     try:
         with subprocess.Popen(
@@ -76,7 +76,7 @@ def run_command(command: Sequence[str], what: str, *, cwd: Path | None = None, t
             errors="replace",
             start_new_session=True,
         ) as process:
-            output, errors = _ended(process, timeout_s)
+            output, errors = _communicate(process, timeout_s)
     except subprocess.TimeoutExpired as exc:
         raise InstallFailed(f"{what}: {command[0]} took longer than {timeout_s:g} s.") from exc
     except OSError as exc:
@@ -86,19 +86,19 @@ def run_command(command: Sequence[str], what: str, *, cwd: Path | None = None, t
     return output
 
 
-def _ended(process: "subprocess.Popen[str]", timeout_s: float) -> tuple[str, str]:
+def _communicate(process: "subprocess.Popen[str]", timeout_s: float) -> tuple[str, str]:
     try:
         return process.communicate(timeout=timeout_s)
     except BaseException:
-        # With its children: git and pip have some, and they hold the pipes open.
+        # With its children: git and pip have some, which keep the pipes open.
         os.killpg(process.pid, signal.SIGKILL)
         raise
 
 
 def _reason(text: str) -> str:
-    """The end of what a command complained of, in one line."""
+    """The end of a command's error output, in one line."""
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    return mask_urls(" ".join(lines[-3:]))[-_LONGEST_REASON:]
+    return mask_urls(" ".join(lines[-3:]))[-_MAX_REASON:]
 
 
 def mask_urls(text: str) -> str:

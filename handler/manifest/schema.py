@@ -1,4 +1,4 @@
-"""The manifest as a file: what may stand in it."""
+"""The manifest as a file: what it may contain, and reading it."""
 
 import difflib
 import json
@@ -27,13 +27,13 @@ from handler.urls import redact_url
 
 
 class _Strict(BaseModel):
-    """A misspelt key must not be a model that is silently missing."""
+    """Unknown keys are errors: a misspelt one must not silently leave out a model."""
 
     model_config = ConfigDict(frozen=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
+    def _check_keys(cls, given: Any) -> Any:
         for key in given if isinstance(given, dict) else ():
             if key not in cls.model_fields:
                 near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
@@ -54,42 +54,42 @@ class ManifestModel(_Strict):
 
     @field_validator("url")
     @classmethod
-    def _fetchable(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         if not is_url(url):
-            raise ValueError(f"{redact_url(url)!r} is no URL of a kind that can be fetched")
+            raise ValueError(f"{redact_url(url)!r} is not a URL that can be fetched")
         return url
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_place(self) -> Self:
         if bool(self.local_path) == bool(self.folder) or (self.local_path and self.filename):
             raise ValueError("it needs a `local_path`, or a `folder` and perhaps a `filename`")
         return self
 
     @model_validator(mode="after")
-    def _a_file(self, info: ValidationInfo) -> Self:
-        """A folder that is there would be taken for the model that is there already."""
+    def _check_file_path(self, info: ValidationInfo) -> Self:
+        """An existing folder would count as a model that is there already."""
         nameless = self.local_path and self.local_path.rpartition("/")[2] in ("", ".", "..")
         if nameless or (info.context and folders.is_folder(self.path(info.context))):
-            given = self.local_path or f"{self.folder}/{self.filename or name_from_url(self.url)}"
+            path = self.local_path or f"{self.folder}/{self.filename or name_from_url(self.url)}"
             raise ValueError(
-                f"{given!r} is a folder; it has to be the path of a file, such as models/checkpoints/name.safetensors"
+                f"{path!r} is a folder; it has to be the path of a file, such as models/checkpoints/name.safetensors"
             )
         return self
 
     def path(self, settings: Settings) -> Path:
-        """Where it goes. A relative `local_path` begins in COMFY_HOME."""
+        """Where the file goes. A relative `local_path` starts in COMFY_HOME."""
         if self.local_path:
             return settings.comfy_home / self.local_path
         return settings.model_dir / self.folder / (self.filename or name_from_url(self.url))
 
 
-def _given(value: Any) -> Any:
-    # In YAML a key with nothing but comments below it is null.
+def _empty_for_null(value: Any) -> Any:
+    # In YAML a key is null when there are only comments below it.
     return [] if value is None else value
 
 
-Names = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_given)]
-ManifestModels = Annotated[list[ManifestModel], BeforeValidator(_given)]
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_empty_for_null)]
+ManifestModels = Annotated[list[ManifestModel], BeforeValidator(_empty_for_null)]
 
 
 class ModelsOfManifest(_Strict):
@@ -107,15 +107,15 @@ class Manifest(_Strict):
 
     @field_validator("apt")
     @classmethod
-    def _packages(cls, names: list[str]) -> list[str]:
+    def _check_packages(cls, names: list[str]) -> list[str]:
         for name in names:
             if name.startswith("-") or any(char.isspace() for char in name):
-                raise ValueError(f"{name!r} is no package")
+                raise ValueError(f"{name!r} is not a valid package name")
         return names
 
     @field_validator("custom_nodes")
     @classmethod
-    def _nodes(cls, names: list[str]) -> list[str]:
+    def _check_nodes(cls, names: list[str]) -> list[str]:
         for name in names:
             custom_nodes.parse_source(name)
         return names
@@ -124,7 +124,7 @@ class Manifest(_Strict):
 def load_manifest(settings: Settings) -> Manifest | None:
     """The manifest of MANIFEST_JSON or MANIFEST. Raises BadSettings with one line that names the place in it."""
     if settings.manifest_json:
-        return _parsed(settings.manifest_json, json.loads, "MANIFEST_JSON", settings)
+        return _parse(settings.manifest_json, json.loads, "MANIFEST_JSON", settings)
     return (
         read_manifest(settings.manifest, settings, f"MANIFEST={str(settings.manifest)!r}")
         if settings.manifest
@@ -147,14 +147,14 @@ def read_manifest(file: Path, settings: Settings, name: str = "") -> Manifest:
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text in UTF-8"
         raise BadSettings(f"{name}: {reason}") from exc
-    return _parsed(text, parsers[file.suffix.lower()], name, settings)
+    return _parse(text, parsers[file.suffix.lower()], name, settings)
 
 
-def _parsed(text: str, parse: Callable[[str], Any], name: str, settings: Settings) -> Manifest:
+def _parse(text: str, parse: Callable[[str], Any], name: str, settings: Settings) -> Manifest:
     try:
         return Manifest.model_validate(parse(text) or {}, strict=True, context=settings)
     except yaml.MarkedYAMLError as exc:
-        # Its own text quotes the line, which may hold a token.
+        # The error's own text quotes the line, which may contain a token.
         place = exc.problem_mark or exc.context_mark
         where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
         raise BadSettings(f"{name}: {where}{', '.join(filter(None, (exc.context, exc.problem)))}") from exc

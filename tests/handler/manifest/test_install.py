@@ -91,7 +91,7 @@ def test_a_node_that_is_there_is_left_alone(world: World, git: Git, tmp_path: Pa
 
 def test_a_folder_that_is_no_clone_is_not_touched(world: World, git: Git, tmp_path: Path) -> None:
     (world.home / "custom_nodes/my-node").mkdir(parents=True)
-    with pytest.raises(InstallFailed, match="is no git repository"):
+    with pytest.raises(InstallFailed, match="is not a git repository"):
         custom_nodes.install_node(f"file://{tmp_path}/my-node.git", world.settings)
 
 
@@ -218,11 +218,11 @@ models:
         ({"models": {"before_start": [{"url": "http://x/y"}]}}, "models.before_start.0: it needs a `local_path`"),
         (
             {"models": {"after_start": [{"url": "x", "local_path": "y"}]}},
-            "models.after_start.0.url: 'x' is no URL",
+            "models.after_start.0.url: 'x' is not a URL",
         ),
         ({"models": {"after_start": [{"uri": "x", "local_path": "y"}]}}, "models.after_start.0: `uri` is not known"),
         ({"pip": "numpy"}, "pip: Input should be a valid list"),
-        ({"apt": ["-o=x"]}, "apt: '-o=x' is no package"),
+        ({"apt": ["-o=x"]}, "apt: '-o=x' is not a valid package name"),
         ({"custom_nodes": ["--x"]}, "custom_nodes: '--x' is neither"),
     ],
 )
