@@ -1,4 +1,4 @@
-"""What is said when the disk does not take a file."""
+"""Turns failures to write files into HandlerErrors."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""URLs as text: what they name, and what of them error messages, logs and answers may show."""
+"""URLs as text: parsing and quoting them, and what error messages, logs and answers may show of them."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 MAX_URL_LENGTH = 8192
-"""In characters; signed ones have some thousands."""
+"""In characters; signed URLs have some thousands."""
 
 _MAX_SHOWN = 200
 # Characters that are invalid in a host. The zone of an IPv6 address (%eth0) is not part of its characters.
@@ -20,27 +20,27 @@ def origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     host = parts.hostname
     if not host:
-        raise ValueError("the URL names no host")
+        raise ValueError("the URL has no host")
     if _INVALID_IN_HOST.search(host):
-        raise ValueError("the URL's host has a character that no host has")
+        raise ValueError("the URL's host has an invalid character")
     if host.isascii():
         host.encode("idna")  # raises for a label that is empty or too long
     return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def quote_path(path: str) -> str:
-    """A path or a name for a URL. What RFC 3986 lets stand in a path stays: most URLs are then those of the reference."""
+    """A path or a name, quoted for a URL. All characters that RFC 3986 allows in a path stay, as in the reference."""
     return quote(path, safe="/!$&'()*+,;=:@")
 
 
 def redact_url(url: str) -> str:
-    """A URL without what may be secret: user, password, query and fragment."""
+    """A URL without the parts that may be secret: user, password, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:  # such as http://[::1
         return "The URL"
     host = parts.netloc.rpartition("@")[2]
-    # http://user:pass#word@host/ has a password with a character that ends what stands before the path.
+    # http://user:pass#word@host/ has a password with a character that ends the host.
     cut_short = not parts.path and "@" in parts.query + parts.fragment
     if cut_short or not _HOST_AND_PORT.fullmatch(host):
         return "The URL"
@@ -48,17 +48,17 @@ def redact_url(url: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """A name or a URL that error sentences can hold."""
+    """A name or a URL, cut to a length that suits an error message."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def describe_url(url: str) -> str:
-    """A URL as error sentences name it."""
+    """A URL as error messages show it: redacted and shortened."""
     return shorten(redact_url(url))
 
 
 def redact_urls(value: Any) -> Any:
-    """JSON of a caller's as answers and webhooks may repeat it: the URLs in it are redacted."""
+    """A caller's JSON with its URLs redacted, as answers and webhooks may repeat it."""
     if isinstance(value, str):
         return redact_url(value) if _URL.match(value) else value
     if isinstance(value, Mapping):

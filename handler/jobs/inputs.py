@@ -1,4 +1,4 @@
-"""Fetch what the caller put into a graph's uploadable inputs: a URL, a data URI, base64, or a file's name."""
+"""Fetches what the caller put into a graph's uploadable inputs: a URL, a data URI, base64, or the name of a file."""
 
 import re
 import shutil
@@ -22,18 +22,18 @@ from handler.storage import AuthFor
 from handler.urls import describe_url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}://", re.IGNORECASE)
-# Longer than any path on disk: what exceeds it is base64 and never asked for as a file name.
+# Longer than any path on a disk: a longer value is base64, and ComfyUI is not asked whether it is a file.
 _MAX_NAME = 1024
-# In characters: to decode one that is percent-encoded takes a hundred times its size.
-_LONGEST_QUOTED = 1 << 20
+# In characters: decoding percent-encoded data takes a hundred times its size.
+_MAX_QUOTED = 1 << 20
 
-# What each declared medium accepts, by the main type that the first bytes tell. Pillow decides for images.
+# The media types that each kind of input accepts, as the first bytes tell. Pillow decides for images.
 _ACCEPTED = {"video": ("video", "image"), "audio": ("audio", "video")}
 
 
 @dataclass(frozen=True)
-class _Fetched:
-    """One input as it was given, and the files that hold its content: one, or a folder's."""
+class _FetchedInput:
+    """One input of the graph, and the files with its content: one, or those of a folder."""
 
     place: MediaInput
     files: list[Path]
@@ -47,10 +47,10 @@ def fetch_inputs(
     comfy: ComfyClient,
     settings: Settings,
 ) -> Graph:
-    """The graph with everything fetched that its uploadable inputs hold, and put into `folder` of ComfyUI's input folder.
+    """The graph with the names of files in its uploadable inputs. The files are put into `folder` of ComfyUI's input folder.
 
-    Over HTTP when that folder is not on this disk. Raises InputUnavailable, ForbiddenUrl or TooLarge with the place as location;
-    what was written until then is the caller's to remove.
+    ComfyUI gets them over HTTP when its input folder is not on this disk. Raises InputUnavailable, ForbiddenUrl or TooLarge
+    with the input as location; files that were written until then are the caller's to remove.
     """
     places = [place for place in graph.media_inputs(prompt, classes) if not _is_there(place.value, comfy)]
     if not places:
@@ -58,37 +58,37 @@ def fetch_inputs(
     fetcher = _Fetcher(auth_for, settings)
     local = settings.input_dir / folder
     if settings.input_dir.is_dir():
-        done = fetcher.fetched(places, local)
-        if not comfy.has_input(f"{folder}/{done[0].files[0].relative_to(local).as_posix()}"):
-            _upload(done, local, folder, comfy)
+        fetched = fetcher.fetch_all(places, local)
+        if not comfy.has_input(f"{folder}/{fetched[0].files[0].relative_to(local).as_posix()}"):
+            _upload(fetched, local, folder, comfy)
             shutil.rmtree(local)
     else:
         with tempfile.TemporaryDirectory() as name:
-            done = fetcher.fetched(places, Path(name))
-            _upload(done, Path(name), folder, comfy)
-    return graph.set_inputs(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in done})
+            fetched = fetcher.fetch_all(places, Path(name))
+            _upload(fetched, Path(name), folder, comfy)
+    return graph.set_inputs(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in fetched})
 
 
 def is_remote(place: MediaInput) -> bool:
-    """Whether a URL is among what the place holds."""
+    """Whether one of the values of the input is a URL."""
     values = [place.value] if isinstance(place.value, str) else place.value
     return any(_URL.match(value) for value in values)
 
 
 def _is_there(value: str | list[str], comfy: ComfyClient) -> bool:
-    """Whether it is the name of a file that ComfyUI has already."""
+    """Whether the value is the name of a file that ComfyUI has already."""
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
         return False
     return not _URL.match(value) and not value.startswith("data:") and comfy.has_input(value)
 
 
-def _upload(done: list[_Fetched], root: Path, folder: str, comfy: ComfyClient) -> None:
+def _upload(fetched: list[_FetchedInput], root: Path, folder: str, comfy: ComfyClient) -> None:
     """Put fetched files into the input folder of a ComfyUI on another disk, as they lie under `root`."""
-    for file in (file for one in done for file in one.files):
+    for file in (file for one in fetched for file in one.files):
         comfy.upload(file, (Path(folder) / file.relative_to(root).parent).as_posix())
 
 
-def _value(one: _Fetched, prefix: str) -> str:
+def _value(one: _FetchedInput, prefix: str) -> str:
     # A folder input names the folder; its files are numbered in the caller's order.
     name = one.files[0].name if isinstance(one.place.value, str) else one.files[0].parent.name
     return f"{prefix}/{name}"
@@ -99,19 +99,21 @@ class _Fetcher:
     auth_for: AuthFor
     settings: Settings
 
-    def fetched(self, places: list[MediaInput], folder: Path) -> list[_Fetched]:
-        """The files of all places, in `folder`. Numbered: two nodes' ids can differ in what no file name can hold."""
-        return [self._fetched(place, folder, f"{n}_{graph.file_stem(place.name)}") for n, place in enumerate(places)]
+    def fetch_all(self, places: list[MediaInput], folder: Path) -> list[_FetchedInput]:
+        """The files of all inputs, in `folder`. Their names are numbered: two ids of nodes may look the same in file names."""
+        return [self._fetch(place, folder, f"{n}_{graph.file_stem(place.name)}") for n, place in enumerate(places)]
 
-    def _fetched(self, place: MediaInput, folder: Path, name: str) -> _Fetched:
+    def _fetch(self, place: MediaInput, folder: Path, name: str) -> _FetchedInput:
         with locate(place.location):
             if isinstance(place.value, str):
-                return _Fetched(place, [self._file(place.value, place.medium, folder, name)])
+                return _FetchedInput(place, [self._fetch_value(place.value, place.medium, folder, name)])
             values = enumerate(place.value)
-            return _Fetched(place, [self._file(value, "image", folder / name, f"{n:05d}") for n, value in values])
+            return _FetchedInput(
+                place, [self._fetch_value(value, "image", folder / name, f"{n:05d}") for n, value in values]
+            )
 
-    def _file(self, value: str, medium: str, folder: Path, name: str) -> Path:
-        """One value as a file with the ending that its content asks for."""
+    def _fetch_value(self, value: str, medium: str, folder: Path, name: str) -> Path:
+        """One value as a file with the suffix that its content asks for."""
         raw = folder / f"{name}.part"
         max_bytes = int(self.settings.max_input_size_mb * (1 << 20))
         with disk.writing("the inputs"):
@@ -122,32 +124,32 @@ class _Fetcher:
                 with storage.time_limit(value, self.settings.input_timeout_s):
                     store.fetch(value, file, auth=self.auth_for(value), max_bytes=max_bytes)
             else:
-                file.write(_decoded(value, max_bytes))
+                file.write(_decode(value, max_bytes))
         what = describe_url(value) if _URL.match(value) else "The value"
         return raw.rename(raw.with_suffix(f".{_extension(raw, medium, what)}"))
 
 
-def _decoded(value: str, max_bytes: int) -> bytes:
+def _decode(value: str, max_bytes: int) -> bytes:
     """The bytes of a data URI or of plain base64."""
     header, comma, body = value.partition(",") if value.startswith("data:") else ("", ",", value)
     if not comma:
-        raise InputUnavailable("The data URI has no comma, so it holds nothing.")
+        raise InputUnavailable("The data URI has no comma, so it has no content.")
     if len(body) * 3 // 4 > max_bytes + 3:
         raise TooLarge(f"The input is larger than {max_bytes / (1 << 20):g} MB (MAX_INPUT_SIZE_MB).")
     if header and not header.endswith(";base64"):
-        if len(body) > _LONGEST_QUOTED:
+        if len(body) > _MAX_QUOTED:
             raise TooLarge("A data URI of that size has to be base64.")
         return unquote_to_bytes(body)
     try:
         compact = "".join(body.split())
         return pybase64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except ValueError as exc:  # binascii.Error is one
-        what = "The data URI is not valid base64" if header else f"{_short(value)} is no URL, file name or base64"
+    except ValueError as exc:  # binascii.Error among them
+        what = "The data URI is not valid base64" if header else f"{_short(value)} is not a URL, a file name or base64"
         raise InputUnavailable(f"{what}.") from exc
 
 
 def _extension(file: Path, medium: str, what: str) -> str:
-    """The file's ending, told by its first bytes. Raises InputUnavailable for another medium than the node takes."""
+    """The suffix for a file, from its first bytes. Raises InputUnavailable for another medium than the node takes."""
     if file.stat().st_size == 0:
         raise InputUnavailable(f"{what} is empty.")
     if medium == "image" or medium == "images":

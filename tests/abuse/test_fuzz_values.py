@@ -19,7 +19,7 @@ from PIL import Image
 from handler import HandlerError, Service
 from handler.errors import BadRequest
 from handler.jobs import images
-from handler.jobs.inputs import _decoded
+from handler.jobs.inputs import _decode
 from handler.net import guard
 from handler.pipeline import run
 from handler.schemas.conversion import ConvertJpeg, ConvertOutput, ConvertPng, ConvertWebp
@@ -234,7 +234,7 @@ def test_any_file_is_a_picture_or_none(amount: dict[str, Any]) -> None:
 def test_any_text_is_an_inline_file_or_none(amount: dict[str, Any]) -> None:
     def test(head: str, body: str) -> None:
         with contextlib.suppress(HandlerError):
-            _decoded(head + body, 1 << 20)
+            _decode(head + body, 1 << 20)
 
     heads = st.sampled_from(["", "data:", "data:,", "data:image/png;base64,", "data:;base64", "data:text/plain,%"])
     fuzzed(test, amount, head=heads, body=st.text(max_size=40))

@@ -108,7 +108,7 @@ def queue(comfyui: Comfyui) -> list[Any]:
         ({"workflow": {"1": {"inputs": {}}}}, "`workflow.1.class_type`"),
         ({"workflow": "nope", "input": {}}, "There is no workflow 'nope'"),
         ({"workflow": {}}, "ComfyUI refused the prompt"),
-        ({"workflow": graphs.load("x.png"), "images": [{"name": "x.png", "image": "no!"}]}, "no URL"),
+        ({"workflow": graphs.load("x.png"), "images": [{"name": "x.png", "image": "no!"}]}, "not a URL"),
     ],
 )
 def test_bad_input_gets_one_sentence(service: Service, clean: Comfyui, given: Any, says: str) -> None:
