@@ -6,9 +6,8 @@ from typing import Any
 
 from handler import json_codec
 from handler.errors import HandlerError, InternalError
-from handler.schemas.request import Options
-from handler.schemas.result import Result
-from handler.webhooks.message import Delivery
+from handler.schemas import Options, Result
+from handler.webhooks import Delivery
 
 
 def success_webhooks(request: Options, result: Result) -> list[Delivery]:

@@ -13,9 +13,7 @@ import pybase64
 from handler import disk, storage
 from handler.comfyui.client import ComfyClient
 from handler.errors import InputUnavailable, TooLarge, locate
-from handler.graphs import graph
-from handler.graphs.graph import Graph, MediaInput
-from handler.graphs.node_classes import NodeClasses
+from handler.graphs import Graph, MediaInput, NodeClasses, file_stem, media_inputs, set_inputs
 from handler.jobs import images
 from handler.settings import Settings
 from handler.storage import AuthFor
@@ -52,7 +50,7 @@ def fetch_inputs(
     ComfyUI gets them over HTTP when its input folder is not on this disk. Raises InputUnavailable, ForbiddenUrl or TooLarge
     with the input as location; files that were written until then are the caller's to remove.
     """
-    places = [place for place in graph.media_inputs(prompt, classes) if not _is_there(place.value, comfy)]
+    places = [place for place in media_inputs(prompt, classes) if not _is_there(place.value, comfy)]
     if not places:
         return prompt
     fetcher = _Fetcher(auth_for, settings)
@@ -66,7 +64,7 @@ def fetch_inputs(
         with tempfile.TemporaryDirectory() as name:
             fetched = fetcher.fetch_all(places, Path(name))
             _upload(fetched, Path(name), folder, comfy)
-    return graph.set_inputs(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in fetched})
+    return set_inputs(prompt, {(one.place.node_id, one.place.name): _value(one, folder) for one in fetched})
 
 
 def is_remote(place: MediaInput) -> bool:
@@ -101,7 +99,7 @@ class _Fetcher:
 
     def fetch_all(self, places: list[MediaInput], folder: Path) -> list[_FetchedInput]:
         """The files of all inputs, in `folder`. Their names are numbered: two ids of nodes may look the same in file names."""
-        return [self._fetch(place, folder, f"{n}_{graph.file_stem(place.name)}") for n, place in enumerate(places)]
+        return [self._fetch(place, folder, f"{n}_{file_stem(place.name)}") for n, place in enumerate(places)]
 
     def _fetch(self, place: MediaInput, folder: Path, name: str) -> _FetchedInput:
         with locate(place.location):

@@ -12,7 +12,7 @@ from handler.errors import HandlerError
 from handler.manifest import custom_nodes
 from handler.manifest.install import install, steps
 from handler.manifest.schema import Manifest, ModelsOfManifest, read_manifest
-from handler.models.cache import ModelCache
+from handler.models import ModelCache
 from handler.settings import BadSettings, Settings
 from handler.urls import redact_url
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         nargs="+",
         metavar="PART",
-        help="no more than apt, pip, custom_nodes, models, or one model by its file name: an image layer for each",
+        help="only apt, pip, custom_nodes, models, or one model by its file name: an image layer for each",
     )
     parser.add_argument(
         "--imports", action="store_true", help="then let ComfyUI import its custom nodes, and fail with them"

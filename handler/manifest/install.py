@@ -9,8 +9,7 @@ from handler.errors import HandlerError
 from handler.manifest.custom_nodes import install_node
 from handler.manifest.packages import install_apt, install_pip, mask_urls
 from handler.manifest.schema import Manifest, ManifestModel, load_manifest
-from handler.models import folders
-from handler.models.cache import ModelCache
+from handler.models import ModelCache, folders
 from handler.settings import Settings
 from handler.urls import redact_url
 

@@ -19,9 +19,8 @@ from pydantic import (
 )
 
 from handler.manifest import custom_nodes
-from handler.models import folders
-from handler.models.download import is_url, name_from_url
-from handler.schemas.credentials import Auth
+from handler.models import folders, is_url, name_from_url
+from handler.schemas import Auth
 from handler.settings import BadSettings, Settings
 from handler.urls import redact_url
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from handler import disk, storage
 from handler.errors import BadRequest, HandlerError, InputUnavailable, TooLarge, locate
-from handler.graphs import graph
-from handler.graphs.graph import Graph, ModelInput
+from handler.graphs import Graph, ModelInput, set_inputs
 from handler.models import download, folders
 from handler.models.download import Download, is_url
 from handler.models.hold import Hold
 from handler.models.index import Entry, ModelIndex, evict
-from handler.schemas.credentials import Auth
+from handler.schemas import Auth
 from handler.settings import Settings
 from handler.urls import MAX_URL_LENGTH, describe_url, redact_url
 
@@ -99,7 +98,7 @@ class ModelCache:
                     raise InputUnavailable(f"It has more than {MAX_URL_LENGTH} characters.", location=one.location)
                 if is_url(one.value):
                     with locate(one.location):
-                        file = self._obtain(self._wanted(one, auth_for))
+                        file = self._obtain(self._download_for(one, auth_for))
                     hold.take(file.hold)
                     names[one.node_id, one.name] = file.path.name
                 else:
@@ -107,13 +106,13 @@ class ModelCache:
         except BaseException:
             hold.close()
             raise
-        return graph.set_inputs(prompt, names), hold
+        return set_inputs(prompt, names), hold
 
     def has_all(self, inputs: Sequence[ModelInput], auth_for: storage.AuthFor) -> bool:
         """Whether `fetch` has nothing to ask another server for. Errors are left to it, too."""
         entries = self._index.entries()
         try:
-            wanted = [self._wanted(one, auth_for) for one in inputs if is_url(one.value)]
+            wanted = [self._download_for(one, auth_for) for one in inputs if is_url(one.value)]
         except HandlerError:
             return True
         return all(
@@ -126,7 +125,7 @@ class ModelCache:
         names = {one.folder, *(folder for folder, kind in kinds.items() if kind == kinds.get(one.folder))}
         return [self._settings.model_dir / name / one.value for name in names]
 
-    def _wanted(self, one: ModelInput, auth_for: storage.AuthFor) -> Download:
+    def _download_for(self, one: ModelInput, auth_for: storage.AuthFor) -> Download:
         folders.check_model_dir(self._settings)
         folder = folders.model_folder(one.folder, self._settings, self._folder_names)
         return Download(one.value, folder, None, False, auth_for(one.value))

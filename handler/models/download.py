@@ -17,7 +17,7 @@ from handler.errors import BadRequest, DiskFull, InputUnavailable, TooLarge
 from handler.models.folders import MODEL_SUFFIXES
 from handler.models.index import Entry, hash_text
 from handler.net import deadline
-from handler.schemas.credentials import Auth
+from handler.schemas import Auth
 from handler.settings import Settings
 from handler.urls import describe_url
 

@@ -78,7 +78,7 @@ class ModelIndex:
     @contextlib.contextmanager
     def update(self) -> Iterator[dict[Path, Entry]]:
         """The entries, to be changed in place under a lock; they are written if the block succeeds and has changed them."""
-        with self._locked("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
+        with self._lock_file("index", _LOCK_TIMEOUT_S, "The list of downloaded models is locked by another process."):
             entries = self.entries()
             before = dict(entries)
             yield entries
@@ -93,10 +93,10 @@ class ModelIndex:
 
         Two names may share a lock: do not ask for a second while you hold one.
         """
-        return self._locked(hash_text(name)[:_LOCK_DIGITS], timeout_s, complaint)
+        return self._lock_file(hash_text(name)[:_LOCK_DIGITS], timeout_s, complaint)
 
     @contextlib.contextmanager
-    def _locked(self, file: str, timeout_s: float, complaint: str) -> Iterator[None]:
+    def _lock_file(self, file: str, timeout_s: float, complaint: str) -> Iterator[None]:
         lock = filelock.FileLock(self._locks / f"{file}.lock")
         with disk.writing(f"CACHE_DIR={str(self._locks.parent)!r}"):
             self._locks.mkdir(parents=True, exist_ok=True)

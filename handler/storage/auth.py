@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from handler.schemas.credentials import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth
+from handler.schemas import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth
 from handler.settings import Settings
 from handler.urls import origin
 

@@ -11,12 +11,11 @@ import requests
 from pydantic import SecretStr
 
 from handler.errors import BadRequest, DeliveryError
-from handler.net import deadline, guard
-from handler.schemas.credentials import Auth, QueryAuth
-from handler.schemas.uploads import AzureUpload, Upload
+from handler.net import deadline, new_session
+from handler.schemas import Auth, AzureUpload, QueryAuth, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
-from handler.storage.download import check_url, download
+from handler.storage.download import check_http_url, download
 from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, Limits, Version
 from handler.urls import describe_url, origin, redact_url
 
@@ -43,7 +42,7 @@ class AzureStorage:
     def check_url(self, url: str, auth: Auth | None) -> None:
         account = _account(self._settings)
         own = account is not None and account.owns(url)
-        check_url(url, auth=auth, settings=self._settings, trusted=own)
+        check_http_url(url, auth=auth, settings=self._settings, trusted=own)
 
     def fetch(
         self,
@@ -110,7 +109,7 @@ class AzureStorage:
                 "There are no credentials for Azure Blob Storage: set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, "
                 "or send `credentials` of type query."
             )
-        session = guard.new_session(allow_private=True, proxies=self._settings.proxies)
+        session = new_session(allow_private=True, proxies=self._settings.proxies)
         return _client(account, upload.container, name or "?", sas, session)
 
 

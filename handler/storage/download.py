@@ -10,8 +10,8 @@ from urllib.parse import urljoin
 import requests
 
 from handler.errors import InputUnavailable
-from handler.net import deadline, guard
-from handler.schemas.credentials import Auth
+from handler.net import check_url, deadline, new_session
+from handler.schemas import Auth
 from handler.settings import Settings
 from handler.storage.auth import authorize, same_server, split_userinfo
 from handler.storage.transfer import (
@@ -43,7 +43,7 @@ def download(
     `trusted` are URLs of servers that may have private addresses. Raises InputUnavailable, ForbiddenUrl or TooLarge.
     """
     try:
-        with guard.new_session(
+        with new_session(
             allow_private=settings.allow_private_urls, trusted=trusted, proxies=settings.proxies
         ) as session:
             _Download(session, url, auth, limits, settings).download_to(file, version)
@@ -51,7 +51,7 @@ def download(
         raise InputUnavailable(f"{limits.name} cannot be fetched: {failure_reason(exc)}.") from exc
 
 
-def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool = False) -> None:
+def check_http_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool = False) -> None:
     """Raise what `download` would raise before it connects. `trusted`: the server may have a private address."""
     try:
         plain, own = split_userinfo(url)
@@ -59,7 +59,7 @@ def check_url(url: str, *, auth: Auth | None, settings: Settings, trusted: bool 
         requests.Request("GET", where, headers).prepare()
     except TRANSFER_ERRORS as exc:
         raise InputUnavailable(f"{describe_url(url)} cannot be fetched: {failure_reason(exc)}.") from exc
-    guard.check_url(where, allow_private=trusted or settings.allow_private_urls)
+    check_url(where, allow_private=trusted or settings.allow_private_urls)
 
 
 class _Download:

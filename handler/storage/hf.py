@@ -13,11 +13,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
 from handler.net import deadline
-from handler.schemas.credentials import Auth, BearerAuth
-from handler.schemas.uploads import HfUpload, Upload
+from handler.schemas import Auth, BearerAuth, HfUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
-from handler.storage.download import check_url, download
+from handler.storage.download import check_http_url, download
 from handler.storage.transfer import IDLE_TIMEOUT_S, Limits, Version
 from handler.urls import describe_url, origin, quote_path
 
@@ -41,7 +40,7 @@ class HfStorage:
         return url[:5].lower() == "hf://" or self._is_hub(url)
 
     def check_url(self, url: str, auth: Auth | None) -> None:
-        check_url(self._https_url(url), auth=auth, settings=self._settings, trusted=True)
+        check_http_url(self._https_url(url), auth=auth, settings=self._settings, trusted=True)
 
     def fetch(
         self,

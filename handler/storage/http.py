@@ -14,12 +14,11 @@ from tenacity import (
 )
 
 from handler.errors import DeliveryError
-from handler.net import deadline, guard
-from handler.schemas.credentials import Auth
-from handler.schemas.uploads import HttpUpload, Upload
+from handler.net import check_url, deadline, new_session
+from handler.schemas import Auth, HttpUpload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor, authorize, split_userinfo
-from handler.storage.download import check_url, download
+from handler.storage.download import check_http_url, download
 from handler.storage.transfer import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, TRANSFER_ERRORS, Limits, Version, failure_reason
 from handler.urls import describe_url, quote_path, redact_url
 
@@ -34,7 +33,7 @@ class HttpStorage:
         return url.lower().startswith(("http://", "https://"))
 
     def check_url(self, url: str, auth: Auth | None) -> None:
-        check_url(url, auth=auth, settings=self._settings)
+        check_http_url(url, auth=auth, settings=self._settings)
 
     def fetch(
         self,
@@ -54,7 +53,7 @@ class HttpStorage:
     def check(self, upload: Upload, auth_for: AuthFor) -> None:  # noqa: ARG002 (they are optional here)
         """Raise BadRequest for an invalid URL, and ForbiddenUrl for an address that is not public."""
         assert isinstance(upload, HttpUpload)
-        guard.check_url(upload.url_prefix, allow_private=self._settings.allow_private_urls)
+        check_url(upload.url_prefix, allow_private=self._settings.allow_private_urls)
 
     def store(
         self, upload: Upload, filename: str, content: BinaryIO, *, size: int, mime_type: str, auth_for: AuthFor
@@ -63,9 +62,7 @@ class HttpStorage:
         url, own = split_userinfo(_upload_url(upload.url_prefix, filename))
         where, headers = authorize(url, auth_for(url) or own, self._settings)
         put = _Put(where, {"Content-Type": mime_type, **headers}, content, size)
-        with guard.new_session(
-            allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies
-        ) as session:
+        with new_session(allow_private=self._settings.allow_private_urls, proxies=self._settings.proxies) as session:
             try:
                 status = put.send(session)
             except TRANSFER_ERRORS as exc:

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
 from handler.errors import locate
-from handler.net import guard
-from handler.schemas.credentials import S3Auth
-from handler.schemas.uploads import BucketUpload
+from handler.net import check_url
+from handler.schemas import BucketUpload, S3Auth
 from handler.settings import BadSettings, Settings
 from handler.validation import validate
 
@@ -53,7 +52,7 @@ def check_settings(settings: Settings) -> None:
 
 def _check_endpoint(url: str, settings: Settings) -> None:
     with locate("s3Config.endpointUrl"):
-        guard.check_url(url, allow_private=settings.allow_private_urls or url == settings.bucket_endpoint_url)
+        check_url(url, allow_private=settings.allow_private_urls or url == settings.bucket_endpoint_url)
 
 
 def _upload(name: str, request_id: str, auth: S3Auth, settings: Settings) -> BucketUpload:

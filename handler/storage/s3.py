@@ -6,9 +6,8 @@ from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, HandlerError, InputUnavailable
-from handler.net import deadline, guard
-from handler.schemas.credentials import Auth, S3Auth
-from handler.schemas.uploads import BucketUpload, S3Upload, Upload
+from handler.net import check_url, deadline, guard_pools
+from handler.schemas import Auth, BucketUpload, S3Auth, S3Upload, Upload
 from handler.settings import Settings
 from handler.storage.auth import AuthFor
 from handler.storage.s3_object import S3Object
@@ -118,7 +117,7 @@ class S3Storage:
             if not auth.endpoint:
                 return common
             allowed = settings.allow_private_urls or auth.endpoint == settings.bucket_endpoint_url
-            guard.check_url(auth.endpoint, allow_private=allowed)
+            check_url(auth.endpoint, allow_private=allowed)
             return replace(common, endpoint=auth.endpoint, guarded=not allowed)
         secret, token = settings.aws_secret_access_key, settings.aws_session_token
         return replace(
@@ -201,7 +200,7 @@ def _build_client(account: _Account) -> Any:
         ) from exc
     # botocore has no public hook for its connections.
     pools = client._endpoint.http_session._pool_classes_by_scheme
-    pools.update(guard.guard_pools(pools, public=account.guarded))
+    pools.update(guard_pools(pools, public=account.guarded))
     return client
 
 

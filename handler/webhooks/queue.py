@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 import tenacity
 
-from handler.net.guard import new_session
+from handler.net import new_session
 from handler.settings import Settings
 from handler.threads import ThreadPool
 from handler.webhooks.message import Delivery, DeliveryFailed, DeliveryRefused, Signer, post, receiver_host
@@ -167,7 +167,7 @@ class WebhookQueue:
             while (batch := self._next()) is not None:
                 self._waiting.remove(batch)
                 self._sending[batch.receiver] = batch
-                # Without the context, and so without the deadline, of whoever brought it.
+                # Without the context, and so without the deadline, of the job that sends it.
                 Context().run(self._pool.submit, self._work, batch)
 
     def _next(self) -> "_Batch | None":

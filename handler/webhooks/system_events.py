@@ -13,7 +13,7 @@ import tenacity
 
 from handler import json_codec
 from handler.comfyui.websocket import Message
-from handler.net.guard import new_session
+from handler.net import new_session
 from handler.settings import BadSettings, Settings
 from handler.webhooks.message import DeliveryFailed, DeliveryRefused, Signer, post
 
