@@ -13,9 +13,8 @@ from handler.comfyui import stale_process
 from handler.comfyui.admission import Admission
 from handler.comfyui.process import ComfyProcess
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError, ServerStopped
-from handler.manifest import install
-from handler.manifest.schema import load_manifest
-from handler.models import search
+from handler.manifest import apply_after_start, apply_before_start, load_manifest
+from handler.models import folders, log_volumes
 from handler.service import Service
 from handler.settings import BadSettings, Settings
 from handler.ticket import Ticket
@@ -71,7 +70,7 @@ class Lifecycle:
         except (HandlerError, BadSettings):
             self.stop()
             raise
-        install.apply_after_start(self.service.settings, self.service.models)
+        apply_after_start(self.service.settings, self.service.models)
 
     def wait_for_restart(self) -> None:
         """While ComfyUI restarts: wait until it is warm, as long as a start may take."""
@@ -98,8 +97,9 @@ class Lifecycle:
             if comfy.alive():
                 logger.warning("a ComfyUI answers at %s already and is used; none is started", comfy.url)
                 return
-        install.apply_before_start(settings, self.service.models)
-        search.prepare(settings)
+        apply_before_start(settings, self.service.models)
+        folders.make_model_dir(settings)
+        log_volumes(settings)
         if settings.starts_comfyui:
             # The end of the process is noticed at once, and the watchdog looks whether it hangs.
             comfy.hang_timeout_s = math.inf

@@ -26,7 +26,7 @@ from handler.jobs.prepare import check_destinations, check_graph, expand, fetch_
 from handler.schemas.event import parse_event
 from handler.schemas.result import Result
 from handler.service import Service
-from handler.storage.runpod_bucket import choose_bucket
+from handler.storage import runpod_bucket
 from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def check(event: Mapping[str, Any], service: Service, ticket: Ticket | None = No
     request = parse_event(event)
     ticket.request_id = request.id
     ticket.check()
-    bucket = choose_bucket(event, request.id, settings)
+    bucket = runpod_bucket.choose_bucket(event, request.id, settings)
     fields, graph = expand(request, service)
     graph, classes = check_graph(graph, request, service.comfy)
     check_destinations(request, settings)

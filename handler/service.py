@@ -15,13 +15,11 @@ from handler.errors import HandlerError
 from handler.graphs import workflows
 from handler.graphs.graph import Graph
 from handler.graphs.workflows import Workflow
-from handler.models.cache import ModelCache
-from handler.models.search import ModelSearch
+from handler.models import ModelCache, ModelSearch
 from handler.settings import BadSettings, Settings
 from handler.storage import runpod_bucket
 from handler.urls import redact_url
-from handler.webhooks.queue import WebhookQueue
-from handler.webhooks.system_events import SystemEvents
+from handler.webhooks import SystemEvents, WebhookQueue
 
 logger = logging.getLogger(__name__)
 

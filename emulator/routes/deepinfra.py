@@ -17,10 +17,10 @@ from emulator.routes.prompts import cancelled_on_disconnect
 from handler import HandlerError, Job, Result, Service, Settings, json_codec
 from handler.errors import ServerStopped
 from handler.graphs import checkpoint_defaults
-from handler.net import guard
+from handler.net import check_url
 from handler.schemas import webhook_url
 from handler.validation import validate
-from handler.webhooks.message import Delivery
+from handler.webhooks import Delivery
 
 ROUTE = "/v1/inference/black-forest-labs/FLUX-1-schnell"
 Side = Literal[128, 256, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024]
@@ -131,7 +131,7 @@ def _field_text(name: str, content: bytes) -> str:
 
 def _event(inference: InferenceRequest, seed: int, service: Service) -> dict[str, Any]:
     if inference.webhook:
-        guard.check_url(inference.webhook, allow_private=service.settings.allow_private_urls)
+        check_url(inference.webhook, allow_private=service.settings.allow_private_urls)
     return {"input": {"prompt": _graph(inference, seed, service)}}
 
 

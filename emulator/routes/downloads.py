@@ -14,7 +14,7 @@ from emulator.adapter import Adapter
 from emulator.http.bodies import parse_json, read_json_body
 from emulator.http.responses import JsonResponse
 from handler import HandlerError, storage
-from handler.models.cache import ModelCache
+from handler.models import ModelCache
 from handler.schemas.credentials import Auth
 from handler.threads import ThreadPool
 from handler.urls import MAX_URL_LENGTH, redact_url

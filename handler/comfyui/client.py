@@ -19,7 +19,7 @@ from handler.comfyui.websocket import Message, PromptListener
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, GpuLost, HandlerError
 from handler.graphs.graph import Graph
 from handler.graphs.node_classes import NodeClass, node_class
-from handler.models.search import ModelSearch
+from handler.models import ModelSearch
 from handler.ticket import Ticket
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import pybase64
 
-from handler import storage
+from handler import net, storage
 from handler.errors import DeliveryError, DeliveryTimeout, HandlerError
 from handler.jobs.job import Produced
 from handler.jobs.outputs import Output
-from handler.net.deadline import within
 from handler.schemas.uploads import Upload
 from handler.service import Service
 from handler.settings import Settings
@@ -79,7 +78,7 @@ def upload_files(
 
     def store_file(file: Output) -> str:
         name = str(file.filename)
-        with within(end), file.open() as content:
+        with net.deadline.within(end), file.open() as content:
             return store.store(upload, name, content, size=file.size, mime_type=file.mime_type, auth_for=auth_for)
 
     pool = ThreadPool(_UPLOADS_AT_ONCE, "upload")

@@ -8,11 +8,11 @@ from handler.comfyui.client import Execution
 from handler.graphs.graph import Graph
 from handler.graphs.node_classes import NodeClasses
 from handler.jobs.outputs import Output
-from handler.models.hold import Hold
+from handler.models import Hold
 from handler.schemas.event import Request
 from handler.schemas.uploads import BucketUpload
 from handler.ticket import Ticket
-from handler.webhooks.queue import Promise
+from handler.webhooks import Promise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from handler.graphs.node_classes import NodeClasses
 from handler.graphs.workflows import expand_workflow
 from handler.jobs import inputs
 from handler.jobs.job import CheckedRequest
-from handler.models.hold import Hold
-from handler.net import deadline, guard
+from handler.models import Hold
+from handler.net import check_url, deadline
 from handler.schemas.credentials import Auth
 from handler.schemas.event import Request
 from handler.schemas.request import WorkflowRequest
@@ -59,7 +59,7 @@ def check_destinations(request: Request, settings: Settings) -> None:
     if request.upload is not None:
         _check_upload(request.upload, request, settings)
     for webhook in filter(None, (request.webhook, request.webhook_v2)):
-        guard.check_url(webhook, allow_private=settings.allow_private_urls)
+        check_url(webhook, allow_private=settings.allow_private_urls)
 
 
 def _check_upload(upload: Upload, request: Request, settings: Settings) -> None:

@@ -115,12 +115,6 @@ def _entries(folder: str) -> Iterator[tuple["os.DirEntry[str]", bool | None]]:
         logger.debug("%s cannot be read: %s", folder, exc.strerror)
 
 
-def prepare(settings: Settings) -> None:
-    """What ComfyUI's start needs: MODEL_DIR, and with NETWORK_VOLUME_DEBUG a look at the volumes."""
-    folders.make_model_dir(settings)
-    log_volumes(settings)
-
-
 def log_volumes(settings: Settings) -> None:
     """Log what the volumes hold, if NETWORK_VOLUME_DEBUG asks for it."""
     if settings.network_volume_debug:

@@ -6,8 +6,7 @@ import pytest
 
 from emulator.comfyui.folders import Folders
 from handler.errors import ComfyError
-from handler.models.folders import command_line, extra_model_paths
-from handler.models.search import prepare
+from handler.models.folders import command_line, extra_model_paths, make_model_dir
 from tests.support.live import served
 from tests.support.model_server import Files
 from tests.support.volumes import settings, started, touched
@@ -75,7 +74,7 @@ def test_comfyui_lists_what_is_downloaded_to_a_volume(tmp_path: Path) -> None:
 
 def test_model_dir_is_not_made_where_its_volume_is_missing(tmp_path: Path) -> None:
     given = settings(tmp_path, MODEL_DIR=str(tmp_path / "runpod-volume" / "models"))
-    prepare(given)
+    make_model_dir(given)
     assert not given.model_dir.parent.exists()
     assert command_line(given) == []
 

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 
 from handler import HandlerError, Service
 from handler.comfyui.client import ComfyClient
-from handler.models.search import ModelSearch, describe_volumes, prepare, walk_files
+from handler.models.search import ModelSearch, describe_volumes, log_volumes, walk_files
 from handler.pipeline import run
 from tests.support import graphs
 from tests.support.live import served
@@ -128,9 +128,9 @@ def test_what_was_found_is_logged_on_demand(tmp_path: Path, caplog: pytest.LogCa
     (volume / "models" / "checkpoints" / "big.safetensors").write_bytes(bytes(20_000_000))
     given = settings(tmp_path, volume, tmp_path / "missing")
     with caplog.at_level("INFO"):
-        prepare(given)
+        log_volumes(given)
         assert caplog.messages == []
-        prepare(given.model_copy(update={"network_volume_debug": True}))
+        log_volumes(given.model_copy(update={"network_volume_debug": True}))
     text = caplog.text
     assert f"{volume} is there, but nothing is mounted on it" in text
     assert f"{tmp_path / 'missing'} is not there" in text
