@@ -10,11 +10,11 @@ import sys
 import uvicorn
 
 from emulator.app import create_app
-from emulator.http.header_timeout import HeaderTimeoutProtocol
+from emulator.http import HeaderTimeoutProtocol
 from emulator.lifespan import END_S, Lifespan
 from emulator.listener import listen
 from handler import Settings, logs
-from handler.graphs.workflows import BadWorkflow
+from handler.graphs import BadWorkflow
 from handler.settings import BadSettings
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from emulator.http.errors import QueueFull
+from emulator.http import QueueFull
 from emulator.thread_pools import ThreadPools
 from handler import (
     HandlerError,
@@ -24,10 +24,7 @@ from handler import (
     produce,
 )
 from handler.errors import ComfyUnreachable, InternalError, ServerStopped
-from handler.jobs.announcement import failure_webhooks
-from handler.jobs.job import CheckedRequest
-from handler.jobs.prepare import remote_source
-from handler.jobs.registry import JobRegistry, merge_states
+from handler.jobs import CheckedRequest, JobRegistry, failure_webhooks, merge_states, remote_source
 from handler.threads import ThreadPool
 
 logger = logging.getLogger(__name__)

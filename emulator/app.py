@@ -8,12 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from emulator.http import errors
-from emulator.http.api_keys import ApiKeyMiddleware
+from emulator.http import ApiKeyMiddleware, errors
 from emulator.lifespan import Lifespan
-from emulator.routes import deepinfra, docs, probes, prompts
-from emulator.routes.downloads import Downloads
-from emulator.routes.metrics import Metrics
+from emulator.routes import Downloads, Metrics, deepinfra, docs, probes, prompts
 from handler import HandlerError, Settings
 
 

@@ -9,9 +9,7 @@ from functools import cache
 from typing import Any
 
 from handler import pipeline
-from handler.comfyui import stale_process
-from handler.comfyui.admission import Admission
-from handler.comfyui.process import ComfyProcess
+from handler.comfyui import Admission, ComfyProcess, stale_process
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, HandlerError, ServerStopped
 from handler.manifest import apply_after_start, apply_before_start, load_manifest
 from handler.models import folders, log_volumes

@@ -13,18 +13,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from handler.comfyui.websocket import Message
+from handler.comfyui import Message
 from handler.errors import DeliveryError, ServerStopped
-from handler.jobs.announcement import failure_webhooks, success_webhooks
-from handler.jobs.answer import build_result
-from handler.jobs.cleanup import clean_up, remove_folders
-from handler.jobs.delivery import deliver_outputs
-from handler.jobs.execution import run_graph
-from handler.jobs.job import CheckedRequest, Job, Produced, Times
-from handler.jobs.outputs import convert_outputs, read_outputs
-from handler.jobs.prepare import check_destinations, check_graph, expand, fetch_files, prefix_outputs
-from handler.schemas.event import parse_event
-from handler.schemas.result import Result
+from handler.jobs import (
+    CheckedRequest,
+    Job,
+    Produced,
+    Times,
+    build_result,
+    check_destinations,
+    check_graph,
+    clean_up,
+    convert_outputs,
+    deliver_outputs,
+    expand,
+    failure_webhooks,
+    fetch_files,
+    prefix_outputs,
+    read_outputs,
+    remove_folders,
+    run_graph,
+    success_webhooks,
+)
+from handler.schemas import Result, parse_event
 from handler.service import Service
 from handler.storage import runpod_bucket
 from handler.ticket import Ticket

@@ -10,11 +10,9 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from handler import storage
-from handler.comfyui.client import ComfyClient
+from handler.comfyui import ComfyClient
 from handler.errors import HandlerError
-from handler.graphs import workflows
-from handler.graphs.graph import Graph
-from handler.graphs.workflows import Workflow
+from handler.graphs import Graph, Workflow, load_workflows
 from handler.models import ModelCache, ModelSearch
 from handler.settings import BadSettings, Settings
 from handler.storage import runpod_bucket
@@ -56,7 +54,7 @@ class Service:
         return cls(
             settings=settings,
             comfy=comfy,
-            workflows=workflows.load_workflows(settings.workflow_dir),
+            workflows=load_workflows(settings.workflow_dir),
             warmup_graph=_load_warmup_graph(settings),
             webhooks=WebhookQueue(settings),
             system_events=events,

@@ -4,4 +4,11 @@ from emulator.routes import deepinfra, docs, probes, prompts
 from emulator.routes.downloads import Downloads
 from emulator.routes.metrics import Metrics
 
-__all__ = ["Downloads", "Metrics", "deepinfra", "docs", "probes", "prompts"]
+__all__ = [
+    "Downloads",
+    "Metrics",
+    "deepinfra",
+    "docs",
+    "probes",
+    "prompts",
+]

@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from emulator.adapter import Adapter
-from emulator.http.bodies import media_type, parse_json, read_form, read_json_body
-from emulator.http.responses import JsonResponse
+from emulator.http import JsonResponse, media_type, parse_json, read_form, read_json_body
 from emulator.routes.prompts import cancelled_on_disconnect
 from handler import HandlerError, Job, Result, Service, Settings, json_codec
 from handler.errors import ServerStopped

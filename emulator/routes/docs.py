@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from emulator.adapter import Adapter
-from emulator.http.responses import JsonResponse
+from emulator.http import JsonResponse
 from emulator.routes import openapi
 
 

@@ -11,11 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from emulator.adapter import Adapter
-from emulator.http.bodies import parse_json, read_json_body
-from emulator.http.responses import JsonResponse
+from emulator.http import JsonResponse, parse_json, read_json_body
 from handler import HandlerError, storage
 from handler.models import ModelCache
-from handler.schemas.credentials import Auth
+from handler.schemas import Auth
 from handler.threads import ThreadPool
 from handler.urls import MAX_URL_LENGTH, redact_url
 from handler.validation import validate

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from emulator.adapter import Adapter
-from emulator.http.responses import JsonResponse
+from emulator.http import JsonResponse
 from handler import HandlerError, __version__
 
 

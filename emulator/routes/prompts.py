@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from emulator.adapter import Adapter
-from emulator.http.bodies import parse_json, read_json_body
-from emulator.http.responses import JsonResponse
+from emulator.http import JsonResponse, parse_json, read_json_body
 from handler import Job, accepted
 from handler.validation import validate
 

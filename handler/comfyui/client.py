@@ -17,8 +17,7 @@ from handler.comfyui.http import ComfyHttp
 from handler.comfyui.queue import ComfyQueue
 from handler.comfyui.websocket import Message, PromptListener
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable, GpuLost, HandlerError
-from handler.graphs.graph import Graph
-from handler.graphs.node_classes import NodeClass, node_class
+from handler.graphs import Graph, NodeClass, node_class
 from handler.models import ModelSearch
 from handler.ticket import Ticket
 

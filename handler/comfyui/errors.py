@@ -8,7 +8,7 @@ from typing import Any
 
 from handler.choices import Ask
 from handler.errors import GpuLost, OutOfMemory, PromptFailed, PromptInterrupted, PromptRejected
-from handler.graphs.graph import Graph, describe_node
+from handler.graphs import Graph, describe_node
 
 # torch's class moved from torch.cuda to torch in 2.5; ComfyUI reports the full name.
 _OUT_OF_MEMORY = {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError"}

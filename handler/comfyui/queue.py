@@ -13,7 +13,7 @@ from handler.comfyui.errors import PromptRefused
 from handler.comfyui.http import ComfyHttp, parsed
 from handler.comfyui.websocket import PromptListener
 from handler.errors import ComfyCrashed, ComfyError, ComfyUnreachable
-from handler.graphs.graph import Graph
+from handler.graphs import Graph
 
 logger = logging.getLogger(__name__)
 

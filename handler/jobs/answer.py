@@ -7,7 +7,7 @@ from handler.errors import ResultTooLarge
 from handler.jobs.delivery import Delivered, upload_outputs
 from handler.jobs.job import Produced
 from handler.jobs.outputs import describe_output
-from handler.schemas.result import ComfyExecution, Result, Stats
+from handler.schemas import ComfyExecution, Result, Stats
 from handler.service import Service
 
 _MB = 1_000_000

@@ -11,7 +11,7 @@ from handler import net, storage
 from handler.errors import DeliveryError, DeliveryTimeout, HandlerError
 from handler.jobs.job import Produced
 from handler.jobs.outputs import Output
-from handler.schemas.uploads import Upload
+from handler.schemas import Upload
 from handler.service import Service
 from handler.settings import Settings
 from handler.threads import ThreadPool

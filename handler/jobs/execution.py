@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from handler.comfyui.client import Execution
-from handler.comfyui.websocket import Message
+from handler.comfyui import Execution, Message
 from handler.errors import OutOfMemory
 from handler.jobs import cleanup
 from handler.jobs.job import Job

@@ -11,7 +11,7 @@ import filetype
 import pybase64
 
 from handler import disk, storage
-from handler.comfyui.client import ComfyClient
+from handler.comfyui import ComfyClient
 from handler.errors import InputUnavailable, TooLarge, locate
 from handler.graphs import Graph, MediaInput, NodeClasses, file_stem, media_inputs, set_inputs
 from handler.jobs import images

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handler.comfyui.client import Execution
-from handler.graphs.graph import Graph
-from handler.graphs.node_classes import NodeClasses
+from handler.comfyui import Execution
+from handler.graphs import Graph, NodeClasses
 from handler.jobs.outputs import Output
 from handler.models import Hold
-from handler.schemas.event import Request
-from handler.schemas.uploads import BucketUpload
+from handler.schemas import BucketUpload, Request
 from handler.ticket import Ticket
 from handler.webhooks import Promise
 

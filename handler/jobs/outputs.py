@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from handler.comfyui.client import ComfyClient
+from handler.comfyui import ComfyClient
 from handler.errors import OutputError
-from handler.graphs.graph import Graph, describe_node, title
+from handler.graphs import Graph, describe_node, title
 from handler.jobs import images
-from handler.schemas.conversion import ConvertOutput
-from handler.schemas.result import OutputEntry
+from handler.schemas import ConvertOutput, OutputEntry
 
 _OWN_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".flac": "audio/flac", ".opus": "audio/ogg"}
 

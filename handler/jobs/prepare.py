@@ -5,22 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal
 
-from handler import storage
-from handler.comfyui.client import ComfyClient
+from handler import graphs, storage
+from handler.comfyui import ComfyClient
 from handler.errors import BadRequest, ForbiddenUrl, InputUnavailable, PromptTimeout, UnknownWorkflow
-from handler.graphs import graph as graphs
-from handler.graphs.graph import Graph
-from handler.graphs.links import check_links
-from handler.graphs.node_classes import NodeClasses
-from handler.graphs.workflows import expand_workflow
+from handler.graphs import Graph, NodeClasses, check_links, expand_workflow
 from handler.jobs import inputs
 from handler.jobs.job import CheckedRequest
 from handler.models import Hold
 from handler.net import check_url, deadline
-from handler.schemas.credentials import Auth
-from handler.schemas.event import Request
-from handler.schemas.request import WorkflowRequest
-from handler.schemas.uploads import Upload
+from handler.schemas import Auth, Request, Upload, WorkflowRequest
 from handler.service import Service
 from handler.settings import Settings
 from handler.urls import redact_urls

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from handler.comfyui.websocket import Message
-from handler.graphs.graph import Graph
+from handler.comfyui import Message
+from handler.graphs import Graph
 
 Send = Callable[[dict[str, Any]], None]
 """Gets the progress of a job as plain JSON values."""

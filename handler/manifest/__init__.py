@@ -3,4 +3,8 @@
 from handler.manifest.install import apply_after_start, apply_before_start
 from handler.manifest.schema import load_manifest
 
-__all__ = ["apply_after_start", "apply_before_start", "load_manifest"]
+__all__ = [
+    "apply_after_start",
+    "apply_before_start",
+    "load_manifest",
+]

@@ -6,4 +6,12 @@ from handler.models.download import is_url, name_from_url
 from handler.models.hold import Hold
 from handler.models.search import ModelSearch, log_volumes
 
-__all__ = ["Hold", "ModelCache", "ModelSearch", "folders", "is_url", "log_volumes", "name_from_url"]
+__all__ = [
+    "Hold",
+    "ModelCache",
+    "ModelSearch",
+    "folders",
+    "is_url",
+    "log_volumes",
+    "name_from_url",
+]

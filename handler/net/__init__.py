@@ -3,4 +3,9 @@
 from handler.net import deadline
 from handler.net.guard import check_url, guard_pools, new_session
 
-__all__ = ["check_url", "deadline", "guard_pools", "new_session"]
+__all__ = [
+    "check_url",
+    "deadline",
+    "guard_pools",
+    "new_session",
+]

@@ -16,7 +16,7 @@ from typing import Any
 
 from handler import logs
 from handler.errors import ComfyCrashed, HandlerError, ServerStopped
-from handler.graphs.workflows import BadWorkflow
+from handler.graphs import BadWorkflow
 from handler.lifecycle import Lifecycle
 from handler.runpod import fitness
 from handler.runpod.updates import ProgressUpdates

@@ -7,8 +7,7 @@ from typing import Any
 
 from handler import json_codec
 from handler.errors import ComfyCrashed, ComfyUnreachable, GpuLost, HandlerError, InternalError, ServerStopped
-from handler.jobs.progress import Progress, Send
-from handler.jobs.registry import JobRegistry
+from handler.jobs import JobRegistry, Progress, Send
 from handler.lifecycle import Lifecycle
 from handler.pipeline import execute, prepare
 from handler.ticket import Ticket

@@ -8,4 +8,12 @@ from handler.storage.auth import AuthFor
 from handler.storage.stores import Storage, store_for_upload, store_for_url
 from handler.storage.transfer import Version, time_limit
 
-__all__ = ["AuthFor", "Storage", "Version", "runpod_bucket", "store_for_upload", "store_for_url", "time_limit"]
+__all__ = [
+    "AuthFor",
+    "Storage",
+    "Version",
+    "runpod_bucket",
+    "store_for_upload",
+    "store_for_url",
+    "time_limit",
+]

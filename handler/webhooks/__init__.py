@@ -4,4 +4,9 @@ from handler.webhooks.message import Delivery
 from handler.webhooks.queue import Promise, WebhookQueue
 from handler.webhooks.system_events import SystemEvents
 
-__all__ = ["Delivery", "Promise", "SystemEvents", "WebhookQueue"]
+__all__ = [
+    "Delivery",
+    "Promise",
+    "SystemEvents",
+    "WebhookQueue",
+]

@@ -12,7 +12,7 @@ import requests
 import tenacity
 
 from handler import json_codec
-from handler.comfyui.websocket import Message
+from handler.comfyui import Message
 from handler.net import new_session
 from handler.settings import BadSettings, Settings
 from handler.webhooks.message import DeliveryFailed, DeliveryRefused, Signer, post

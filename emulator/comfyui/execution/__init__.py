@@ -6,4 +6,11 @@ from emulator.comfyui.execution.queue import PromptQueue
 from emulator.comfyui.execution.validate import validate
 from emulator.comfyui.execution.worker import FREE_MEMORY, Worker
 
-__all__ = ["FREE_MEMORY", "Executor", "PromptQueue", "Worker", "validate", "validation_error"]
+__all__ = [
+    "FREE_MEMORY",
+    "Executor",
+    "PromptQueue",
+    "Worker",
+    "validate",
+    "validation_error",
+]

@@ -5,12 +5,12 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from emulator.comfyui import Folders
 from emulator.comfyui.execution.clients import Clients
 from emulator.comfyui.execution.errors import exception_type
 from emulator.comfyui.execution.messages import Messages
 from emulator.comfyui.execution.queue import Entry, Graph, Outcome
 from emulator.comfyui.execution.schedule import Schedule, inputs_of, is_link, node_signatures
-from emulator.comfyui.folders import Folders
 from emulator.comfyui.nodes import NodeClasses, free_memory
 
 OUT_OF_MEMORY_TIPS = (

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from emulator.comfyui import Folders
 from emulator.comfyui.execution.errors import Error, exception_type, validation_error
-from emulator.comfyui.folders import Folders
 from emulator.comfyui.nodes import Node, NodeClasses, input_declarations
 
 # whether a node can run, and the errors of its own

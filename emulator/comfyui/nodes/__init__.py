@@ -4,4 +4,12 @@ from emulator.comfyui.nodes.node import Context, Node, NodeClasses, input_declar
 from emulator.comfyui.nodes.registry import NODE_CLASSES
 from emulator.comfyui.nodes.testing import free_memory
 
-__all__ = ["NODE_CLASSES", "Context", "Node", "NodeClasses", "free_memory", "input_declarations", "object_info"]
+__all__ = [
+    "NODE_CLASSES",
+    "Context",
+    "Node",
+    "NodeClasses",
+    "free_memory",
+    "input_declarations",
+    "object_info",
+]

@@ -4,7 +4,7 @@
 
 import dataclasses
 
-from emulator.comfyui.folders import Folders
+from emulator.comfyui import Folders
 from emulator.comfyui.nodes.node import NEW_STYLE, Choices, Node
 
 

@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
-from emulator.comfyui.folders import Folders
+from emulator.comfyui import Folders
 
 Choices = Callable[[Folders], list[str]]
 Declaration = tuple[Any, ...]

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from emulator.comfyui.folders import resolve_inside
+from emulator.comfyui import resolve_inside
 from emulator.comfyui.nodes.node import Node
 
 Images = Sequence[Image.Image]

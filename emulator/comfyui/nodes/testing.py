@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from emulator.comfyui.folders import Folders
+from emulator.comfyui import Folders
 from emulator.comfyui.nodes.node import Node
 
 Images = Sequence[Image.Image]

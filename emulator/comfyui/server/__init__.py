@@ -2,4 +2,6 @@
 
 from emulator.comfyui.server.app import create_app
 
-__all__ = ["create_app"]
+__all__ = [
+    "create_app",
+]

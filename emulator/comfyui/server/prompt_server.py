@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from emulator.comfyui import Folders
 from emulator.comfyui.execution import Executor, PromptQueue, Worker
-from emulator.comfyui.folders import Folders
 from emulator.comfyui.nodes import NODE_CLASSES
 from emulator.comfyui.server.sockets import Hub
 

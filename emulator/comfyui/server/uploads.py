@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from emulator.comfyui.folders import Folders, resolve_inside
+from emulator.comfyui import Folders, resolve_inside
 
 
 async def store_image(form: FormData, folders: Folders) -> dict[str, str] | None:

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from emulator.comfyui.folders import Folders, resolve_inside, split_annotation
+from emulator.comfyui import Folders, resolve_inside, split_annotation
 
 # sent as octet-stream, so that a browser does not run what was uploaded
 UNSAFE_TYPES = frozenset({"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"})
