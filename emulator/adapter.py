@@ -194,7 +194,8 @@ class Adapter:
         A request that is cancelled or whose time is over while it waits for a thread has only its end to tell: it does not wait
         any longer, but takes one of a few threads that are kept for that.
         """
-        future = pool.submit(work)
+        # A request whose inputs took long to fetch does not wait behind those that arrived after it.
+        future = pool.submit_in_order(ticket.number, work)
         timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), future.cancel)
         result = asyncio.wrap_future(future)
         try:

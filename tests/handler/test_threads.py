@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
@@ -22,6 +23,18 @@ def test_work_runs_first_come_first_served_and_gives_its_result() -> None:
     assert [future.result(0) for future in futures] == [None] * 50
     assert order == list(range(50))
     assert twice.result(0) == 42
+
+
+def test_work_of_a_lower_order_runs_first() -> None:
+    release, order = threading.Event(), list[int]()
+    with ThreadPool(1) as pool:
+        first = pool.submit_in_order(9, lambda: release.wait(EVENT_S))
+        while not first.running():
+            time.sleep(0.001)
+        for number in (3, 1, 2):
+            pool.submit_in_order(number, partial(order.append, number))
+        release.set()
+    assert order == [1, 2, 3]
 
 
 def test_no_more_threads_run_than_were_asked_for() -> None:
