@@ -78,6 +78,8 @@ class Deadline:
         if self.end <= time.monotonic():
             raise TimeoutError
         _timer.add(self)
+        # Give way once: threads that fetch start late ones first otherwise, and many requests overtake those that came before.
+        time.sleep(0)
         try:
             yield
         finally:
@@ -130,6 +132,7 @@ class _Timer:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, Deadline]] = []
+        self._wakes_at = math.inf
         self._started = False
 
     def add(self, deadline: Deadline) -> None:
@@ -139,11 +142,12 @@ class _Timer:
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._work, name="deadlines", daemon=True).start()
-            if self._waiting[0][2] is deadline:
+            # Only if need be: woken by each block, the thread holds the lock while it waits for the GIL, and so holds up others.
+            if deadline.end < self._wakes_at:
                 self._changed.notify()
 
     def remove(self, deadline: Deadline) -> None:
-        """Forget a deadline, if it has not expired yet."""
+        """Forget a deadline, if it has not expired yet. The thread may wake for it all the same."""
         with self._changed:
             self._waiting = [entry for entry in self._waiting if entry[2] is not deadline]
             heapq.heapify(self._waiting)
@@ -155,7 +159,8 @@ class _Timer:
     def _wait_for_next(self) -> Deadline:
         with self._changed:
             while True:
-                left = self._waiting[0][0] - time.monotonic() if self._waiting else math.inf
+                self._wakes_at = self._waiting[0][0] if self._waiting else math.inf
+                left = self._wakes_at - time.monotonic()
                 if left <= 0:
                     return heapq.heappop(self._waiting)[2]
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
