@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from emulator.http import QueueFull
-from emulator.thread_pools import ThreadPools
+from emulator.thread_pools import CHECKS, ThreadPools
 from handler import (
     HandlerError,
     Job,
@@ -56,6 +56,7 @@ class Adapter:
         # Done at the end of the shutdown's grace: what still waits then gets ServerStopped.
         self._over: asyncio.Future[None] | None = None
         self._pools = ThreadPools(self.service.settings.comfyui_inflight)
+        self._checking = asyncio.Semaphore(CHECKS)
 
     @property
     def pending(self) -> int:
@@ -168,7 +169,9 @@ class Adapter:
 
     async def _prepare(self, event: Callable[[], Mapping[str, Any]], ticket: Ticket) -> Job:
         try:
-            prepared = await asyncio.wrap_future(self._pools.checks.submit(self._check, event, ticket))
+            # The next check waits for the event loop: threads that take one after the other would hardly let it run.
+            async with self._checking:
+                prepared = await asyncio.wrap_future(self._pools.checks.submit(self._check, event, ticket))
             if isinstance(prepared, Job):
                 return prepared
             checked, source = prepared

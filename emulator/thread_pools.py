@@ -2,6 +2,8 @@
 
 from handler.threads import ThreadPool
 
+CHECKS = 8
+
 
 class ThreadPools:
     """A request holds a thread of one pool at a time. What may have to wait for another server has a pool of its own."""
@@ -9,7 +11,7 @@ class ThreadPools:
     def __init__(self, inflight: int) -> None:
         self.probes = ThreadPool(4, "probe")
         """Questions that take a moment: /ready, /models, /interrupt, the OpenAPI document."""
-        self.checks = ThreadPool(8, "check")
+        self.checks = ThreadPool(CHECKS, "check")
         """Requests until they are checked; also fetching what no other server has to be asked for."""
         self.inputs = ThreadPool(8, "inputs")
         self.models = ThreadPool(8, "models")
