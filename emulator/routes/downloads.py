@@ -83,7 +83,7 @@ class Downloads:
         try:
             await _run(lambda: _download(wanted, models), self._background)
         except HandlerError as exc:
-            models.failed(wanted.url, f"{wanted.model_type}/{_name(wanted, models)}", exc)
+            models.announce_failure(wanted.url, f"{wanted.model_type}/{_name(wanted, models)}", exc)
         except Exception:
             logger.exception("%s could not be downloaded: a bug", redact_url(wanted.url))
 

@@ -50,7 +50,7 @@ def apply_after_start(settings: Settings, models: ModelCache) -> threading.Threa
             try:
                 models.install(model.url, model.path(settings), auth=model.auth, sha256=model.sha256)
             except HandlerError as exc:
-                models.failed(model.url, str(model.path(settings)), exc)
+                models.announce_failure(model.url, str(model.path(settings)), exc)
             except Exception:
                 logger.exception("%s could not be downloaded: a bug", redact_url(model.url))
 

@@ -152,7 +152,7 @@ class ModelCache:
         with locate("model_type"):
             return folders.model_folder(name, self._settings, self._folder_names)
 
-    def failed(self, url: str, where: str, exc: HandlerError) -> None:
+    def announce_failure(self, url: str, where: str, exc: HandlerError) -> None:
         """Log and announce that a download failed for which nobody waits."""
         logger.error("%s could not be downloaded to %s: %s", redact_url(url), where, exc)
         self._on_event("file_failed", {"url": redact_url(url), "local_path": where, "error": exc.message})

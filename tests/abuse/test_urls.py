@@ -176,7 +176,7 @@ def strict(settings: Settings) -> Iterator[Callable[..., requests.Response]]:
 
 
 S3_INSIDE = {"type": "s3", "access_key_id": "k", "secret_access_key": "s"}
-DOORS: dict[str, Callable[[str], dict[str, Any]]] = {
+FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
     "input": lambda url: {"prompt": graphs.load(url)},
     "model": lambda url: {"prompt": graphs.changed(graphs.txt2img(), "30", ckpt_name=url)},
     "webhook": lambda url: {"prompt": graphs.empty(), "webhook": url},
@@ -190,12 +190,12 @@ DOORS: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_refuses_it(
-    strict: Callable[..., requests.Response], clean: Comfyui, inside: tuple[int, list[bytes]], door: str
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_refuses_it(
+    strict: Callable[..., requests.Response], clean: Comfyui, inside: tuple[int, list[bytes]], field: str
 ) -> None:
     for host in ("127.0.0.1", "2130706433", "[::ffff:127.0.0.1]"):
-        answer = strict("/prompt", **DOORS[door](f"http://{host}:{inside[0]}/x"))
+        answer = strict("/prompt", **FIELDS[field](f"http://{host}:{inside[0]}/x"))
         assert (answer.status_code, answer.json()["code"]) == (400, "FORBIDDEN_URL")
     assert inside[1] == []
 

@@ -1,4 +1,4 @@
-"""Events in, answers out, through the handler's own door."""
+"""Events in, answers out, through handler(event)'s pipeline."""
 
 import concurrent.futures
 import re

@@ -1,4 +1,4 @@
-"""The fixtures that start receivers of webhooks, and outboxes."""
+"""The fixtures that start receivers of webhooks, and queues."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ import pytest
 from handler.settings import Settings
 from handler.webhooks.queue import WebhookQueue
 from tests.support.live import served
-from tests.support.receivers import SECRET, Open, Receiver, Spooled
+from tests.support.receivers import SECRET, Open, Receiver, Stored
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def receiver(shared_receiver: Receiver) -> Receiver:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
-    """Makes outboxes that share a folder, and stops them."""
+    """Makes queues that share a folder, and stops them."""
     with ExitStack() as stack:
 
         def make(
@@ -51,16 +51,16 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         ) -> WebhookQueue:
             environ = {"CACHE_DIR": str(tmp_path), "ALLOW_PRIVATE_URLS": str(private), "WEBHOOK_SECRET": secret}
             environ["PROMPT_WEBHOOK_RETRIES"] = str(tries)
-            outbox = WebhookQueue(Settings.from_environ(environ), **{"backoff_s": 0.01, **options})
-            stack.callback(outbox.stop, 0)
+            queue = WebhookQueue(Settings.from_environ(environ), **{"backoff_s": 0.01, **options})
+            stack.callback(queue.stop, 0)
             if start:
-                outbox.start()
-            return outbox
+                queue.start()
+            return queue
 
         yield make
 
 
 @pytest.fixture
-def spooled(tmp_path: Path) -> Spooled:
+def stored(tmp_path: Path) -> Stored:
     """The webhooks on the disk."""
     return lambda: sorted((tmp_path / "webhooks").glob("*.delivery"))

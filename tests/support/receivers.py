@@ -20,7 +20,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SILENT = 0
 
 Open = Callable[..., WebhookQueue]
-Spooled = Callable[[], list[Path]]
+Stored = Callable[[], list[Path]]
 
 
 @dataclasses.dataclass(frozen=True)

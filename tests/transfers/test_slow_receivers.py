@@ -5,23 +5,23 @@ import contextlib
 import pytest
 
 from tests.support.raw import SLOW, Script, scripted
-from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
+from tests.support.receivers import Open, Receiver, Stored, numbers, webhook
 from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("name", ["one header after the other", "one 100 Continue after the other"])
 def test_slow_receivers_are_given_up_and_hold_up_nobody(
-    opened: Open, hook: Receiver, spooled: Spooled, name: str
+    opened: Open, hook: Receiver, stored: Stored, name: str
 ) -> None:
     """Sixteen of them took all threads, and no webhook was sent any more."""
     print(f"injected: 17 receivers that send {name}")
     script: Script = SLOW[name]
-    outbox = opened(timeout_s=(0.2, 0.2), tries=2)
+    queue = opened(timeout_s=(0.2, 0.2), tries=2)
     with contextlib.ExitStack() as stack:
         for number in range(17):
-            outbox.send(webhook(stack.enter_context(scripted(script)), number))
-        outbox.send(webhook(hook.url, 17))
+            queue.send(webhook(stack.enter_context(scripted(script)), number))
+        queue.send(webhook(hook.url, 17))
         wait_until(lambda: bool(hook.got))
-        outbox.stop()
+        queue.stop()
     assert numbers(hook) == [17]
-    assert len(spooled()) == 17
+    assert len(stored()) == 17

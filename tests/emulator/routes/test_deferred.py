@@ -1,4 +1,4 @@
-"""Jobs whose caller does not wait: 202 first, then exactly one terminal webhook, through the HTTP door."""
+"""Jobs whose caller does not wait: 202 first, then exactly one terminal webhook, through the HTTP API."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -25,8 +25,8 @@ from tests.support.waiting import wait_until
 MODEL = b"m" * 1000
 
 
-class Door:
-    """As much of the server's Door as the endpoint asks."""
+class FakeAdapter:
+    """As much of the adapter as the endpoint uses."""
 
     def __init__(self) -> None:
         self.service: Any = None
@@ -43,15 +43,15 @@ def files() -> Iterator[tuple[str, Files]]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Door]]:
-    door = Door()
+def server() -> Iterator[tuple[str, FakeAdapter]]:
+    adapter = FakeAdapter()
     app = Starlette(
         routes=[Route("/download", Downloads().download, methods=["POST"])],
         exception_handlers={HandlerError: errors.handler_error, Exception: errors.bug},
     )
-    app.state.adapter = door
+    app.state.adapter = adapter
     with served(app) as url:
-        yield url, door
+        yield url, adapter
 
 
 @pytest.fixture
@@ -67,7 +67,11 @@ def events() -> list[tuple[str, Any]]:
 
 @pytest.fixture
 def post(
-    server: tuple[str, Door], files: tuple[str, Files], tmp_path: Path, loras: Path, events: list[tuple[str, Any]]
+    server: tuple[str, FakeAdapter],
+    files: tuple[str, Files],
+    tmp_path: Path,
+    loras: Path,
+    events: list[tuple[str, Any]],
 ) -> Api:
     """POST /download with a path of the file server as url, or a whole one."""
     environ = {"COMFY_HOME": str(tmp_path), "CACHE_DIR": str(tmp_path / "cache"), "ALLOW_PRIVATE_URLS": "true"}
@@ -192,7 +196,7 @@ class Crowded(ModelCache):
         return found
 
 
-def test_what_is_removed_at_once_was_there(post: Api, server: tuple[str, Door], loras: Path) -> None:
+def test_what_is_removed_at_once_was_there(post: Api, server: tuple[str, FakeAdapter], loras: Path) -> None:
     """The file was asked for its size when another download could have removed it already: 500, with a traceback."""
     settings = server[1].service.settings.model_copy(update={"lru_cache_size_gb": 1.5 * len(MODEL) / (1 << 30)})
     server[1].service.models = Crowded(settings)

@@ -1,4 +1,4 @@
-"""Outputs that go to a store, through the HTTP door."""
+"""Outputs that go to a store, through the HTTP API."""
 
 import shutil
 from collections.abc import Iterator

@@ -15,6 +15,7 @@ from handler.schemas.credentials import Auth, QueryAuth
 from handler.schemas.uploads import AzureUpload
 from handler.storage import Version, store_for_upload, store_for_url
 from tests.support.azurite import ACCOUNT, KEY, azurite
+from tests.support.storage import fetch_bytes
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -63,20 +64,6 @@ def query(text: str) -> Auth:
     return QueryAuth.model_validate({"type": "query", "query_param": name, "query_value": value})
 
 
-def fetched(
-    url: str,
-    settings: Settings,
-    begun: bytes = b"",
-    *,
-    version: Version | None = None,
-    auth: Auth | None = None,
-    max_bytes: int | None = None,
-) -> bytes:
-    file = io.BytesIO(begun)
-    store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
-    return file.getvalue()
-
-
 def stored(
     upload: AzureUpload,
     settings: Settings,
@@ -97,18 +84,18 @@ def test_a_blob_is_fetched_with_the_account_s_key_or_signature(
     settings: Settings, signed: Settings, endpoint: str
 ) -> None:
     for configured in (settings, signed):
-        assert fetched(f"{endpoint}/cont/in/a%20pic.png", configured) == CONTENT
+        assert fetch_bytes(f"{endpoint}/cont/in/a%20pic.png", configured) == CONTENT
 
 
 def test_a_begun_blob_is_completed(settings: Settings, endpoint: str, tmp_path: Path) -> None:
     """Azure does not know If-Range, so that the version is told by what it sends."""
-    begun, url, version = b"x" * 1000, f"{endpoint}/cont/in/a%20pic.png", Version(tmp_path / "version")
-    fetched(url, settings, version=version)
-    assert fetched(url, settings, begun, version=version) == begun + CONTENT[1000:]
+    partial, url, version = b"x" * 1000, f"{endpoint}/cont/in/a%20pic.png", Version(tmp_path / "version")
+    fetch_bytes(url, settings, version=version)
+    assert fetch_bytes(url, settings, partial, version=version) == partial + CONTENT[1000:]
     with pytest.raises(TooLarge):
-        fetched(url, settings, begun, version=version, max_bytes=len(CONTENT) - 1)
+        fetch_bytes(url, settings, partial, version=version, max_bytes=len(CONTENT) - 1)
     version.keep('"another"')
-    assert fetched(url, settings, begun, version=version) == CONTENT
+    assert fetch_bytes(url, settings, partial, version=version) == CONTENT
 
 
 def test_a_blob_is_fetched_with_the_caller_s_signature(endpoint: str, container: object) -> None:
@@ -117,16 +104,16 @@ def test_a_blob_is_fetched_with_the_caller_s_signature(endpoint: str, container:
     url, whole = f"{endpoint}/cont/in/a%20pic.png", signature()
     start, _, last = whole.rpartition("&")
     assert last.startswith("sig=")
-    assert fetched(f"{url}?{whole}", settings) == CONTENT
-    assert fetched(url, settings, auth=query(whole)) == CONTENT
-    assert fetched(f"{url}?{start}", settings, auth=query(last)) == CONTENT
+    assert fetch_bytes(f"{url}?{whole}", settings) == CONTENT
+    assert fetch_bytes(url, settings, auth=query(whole)) == CONTENT
+    assert fetch_bytes(f"{url}?{start}", settings, auth=query(last)) == CONTENT
     with pytest.raises(InputUnavailable, match="answered 4"):
-        fetched(url, settings)
+        fetch_bytes(url, settings)
 
 
 def test_a_refusal_does_not_show_the_signature(settings: Settings, endpoint: str) -> None:
     with pytest.raises(InputUnavailable) as refusal:
-        fetched(f"{endpoint}/cont/none.png", settings)
+        fetch_bytes(f"{endpoint}/cont/none.png", settings)
     assert refusal.value.message.startswith(f"{endpoint}/cont/none.png answered 404 ")
     assert "sig" not in refusal.value.message
 
@@ -140,7 +127,7 @@ def test_an_upload_s_name_is_the_prefix_and_the_file_s(
     assert blob.download_blob().readall() == prefix.encode() + b"content"
     assert blob.get_blob_properties().content_settings.content_type == "image/png"
     assert url == blob.url
-    assert fetched(url, settings) == prefix.encode() + b"content"
+    assert fetch_bytes(url, settings) == prefix.encode() + b"content"
 
 
 def test_the_url_of_an_upload_is_the_reference_s(settings: Settings, endpoint: str) -> None:

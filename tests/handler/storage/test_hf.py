@@ -10,8 +10,9 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, InputUnavailable
 from handler.schemas.credentials import Auth, BearerAuth
 from handler.schemas.uploads import HfUpload
-from handler.storage import hf, store_for_upload, store_for_url
+from handler.storage import hf, store_for_upload
 from tests.support.hub import LARGE, TOKEN, Hub
+from tests.support.storage import fetch_bytes
 
 NAME = "f1_Flux_00001_.png"
 THEIRS = BearerAuth.model_validate({"type": "bearer", "token": TOKEN})
@@ -32,12 +33,6 @@ def hub(running: Hub) -> Hub:
 
 def settings_for(hub: Hub, **more: str) -> Settings:
     return Settings.from_environ({"HF_ENDPOINT": hub.url, "ALLOW_PRIVATE_URLS": "true", "HF_TOKEN": TOKEN, **more})
-
-
-def fetched(url: str, settings: Settings, begun: bytes = b"", auth: Auth | None = None) -> bytes:
-    file = io.BytesIO(begun)
-    store_for_url(url, settings).fetch(url, file, auth=auth, max_bytes=None)
-    return file.getvalue()
 
 
 def stored(upload: HfUpload, settings: Settings, content: bytes = b"content", auth: Auth | None = None) -> str:
@@ -136,33 +131,33 @@ def test_the_extra_is_named_when_it_is_not_installed(hub: Hub, monkeypatch: pyte
 )
 def test_a_file_of_the_hub_is_fetched(hub: Hub, url: str, place: tuple[str, str, str, str]) -> None:
     hub.files[place] = b"content"
-    assert fetched(url, settings_for(hub)) == b"content"
+    assert fetch_bytes(url, settings_for(hub)) == b"content"
 
 
 def test_the_token_goes_to_the_hub_alone(hub: Hub) -> None:
     hub.files["models", "a/b", "main", "m.safetensors"] = b"content"
     for settings, auth in ((settings_for(hub), None), (settings_for(hub, HF_TOKEN="wrong"), THEIRS)):
         hub.seen.clear()
-        assert fetched(f"{hub.url}/a/b/resolve/main/m.safetensors", settings, auth=auth) == b"content"
+        assert fetch_bytes(f"{hub.url}/a/b/resolve/main/m.safetensors", settings, auth=auth) == b"content"
         shown = [request.headers.get("authorization") for request in hub.seen]
         assert shown == [f"Bearer {TOKEN}", None]
 
 
 def test_a_token_is_not_needed_to_ask_and_not_shown_to_others(hub: Hub) -> None:
     with pytest.raises(InputUnavailable, match="answered 401"):
-        fetched("hf://a/b/m.safetensors", settings_for(hub, HF_TOKEN=""))
+        fetch_bytes("hf://a/b/m.safetensors", settings_for(hub, HF_TOKEN=""))
     hub.large["x"] = b"elsewhere"
-    assert fetched(f"{hub.storage}/x", settings_for(hub)) == b"elsewhere"
+    assert fetch_bytes(f"{hub.storage}/x", settings_for(hub)) == b"elsewhere"
     assert "authorization" not in hub.seen[-1].headers
 
 
 @pytest.mark.parametrize("url", ["hf://a/b", "hf://a", "hf://datasets/a/b"])
 def test_what_names_no_file_is_refused(hub: Hub, url: str) -> None:
     with pytest.raises(InputUnavailable, match="hf://owner/repository/path"):
-        fetched(url, settings_for(hub))
+        fetch_bytes(url, settings_for(hub))
 
 
 def test_a_missing_file_is_named_as_it_was_asked_for(hub: Hub) -> None:
     with pytest.raises(InputUnavailable) as refusal:
-        fetched("hf://a/b/none.png", settings_for(hub))
+        fetch_bytes("hf://a/b/none.png", settings_for(hub))
     assert refusal.value.message == "hf://a/b/none.png answered 404 Not Found."

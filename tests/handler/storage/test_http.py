@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.requests import Request
@@ -12,8 +13,9 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, BasicAuth, BearerAuth, HeaderAuth, QueryAuth, S3Auth
 from handler.schemas.uploads import HttpUpload
-from handler.storage import Version, store_for_upload, store_for_url, time_limit
+from handler.storage import Version, store_for_upload, store_for_url
 from tests.support.files import Files
+from tests.support.storage import fetch_bytes
 
 SETTINGS = Settings(allow_private_urls=True)
 BEARER = BearerAuth.model_validate({"type": "bearer", "token": "s3cret"})
@@ -43,20 +45,8 @@ def other(servers: tuple[Files, Files], files: Files) -> Files:
     return servers[1]
 
 
-def fetched(
-    url: str,
-    begun: bytes = b"",
-    *,
-    version: Version | None = None,
-    auth: Auth | None = None,
-    settings: Settings = SETTINGS,
-    max_bytes: int | None = None,
-    timeout_s: float = 10,
-) -> bytes:
-    file = io.BytesIO(begun)
-    with time_limit(url, timeout_s):
-        store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
-    return file.getvalue()
+def fetched(url: str, partial: bytes = b"", *, settings: Settings = SETTINGS, **options: Any) -> bytes:
+    return fetch_bytes(url, settings, partial, **{"timeout_s": 10, **options})
 
 
 @pytest.fixture
@@ -175,8 +165,8 @@ def test_only_the_rest_of_a_begun_file_is_asked_for(files: Files, version: Versi
 
 
 def test_a_complete_file_is_left_alone(files: Files, version: Version) -> None:
-    begun = b"x" * len(files.content)
-    assert fetched(files.url + "/file", begun, version=version) == begun
+    partial = b"x" * len(files.content)
+    assert fetched(files.url + "/file", partial, version=version) == partial
 
 
 def test_a_file_that_is_longer_than_the_server_s_is_fetched_anew(files: Files, version: Version) -> None:

@@ -17,8 +17,9 @@ from handler import Settings
 from handler.errors import BadRequest, DeliveryError, ForbiddenUrl, InputUnavailable, TooLarge
 from handler.schemas.credentials import Auth, S3Auth
 from handler.schemas.uploads import S3Upload
-from handler.storage import Version, store_for_upload, store_for_url, time_limit
+from handler.storage import Version, store_for_upload
 from tests.support.live import s3_store, served
+from tests.support.storage import fetch_bytes
 
 CONTENT = bytes(range(256)) * 1000
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cret"}
@@ -63,22 +64,6 @@ def caller(endpoint: str | None = None, **more: str) -> Auth:
     )
 
 
-def fetched(
-    url: str,
-    settings: Settings,
-    begun: bytes = b"",
-    *,
-    version: Version | None = None,
-    auth: Auth | None = None,
-    max_bytes: int | None = None,
-    timeout_s: float = 20,
-) -> bytes:
-    file = io.BytesIO(begun)
-    with time_limit(url, timeout_s):
-        store_for_url(url, settings).fetch(url, file, version=version, auth=auth, max_bytes=max_bytes)
-    return file.getvalue()
-
-
 def stored(
     upload: S3Upload,
     settings: Settings,
@@ -96,41 +81,41 @@ def stored(
 
 
 def test_an_object_is_fetched(settings: Settings) -> None:
-    assert fetched("s3://bkt/in/pic.png", settings) == CONTENT
-    assert fetched("S3://bkt/in/pic.png", settings) == CONTENT
+    assert fetch_bytes("s3://bkt/in/pic.png", settings) == CONTENT
+    assert fetch_bytes("S3://bkt/in/pic.png", settings) == CONTENT
 
 
 @pytest.fixture
 def version(settings: Settings, tmp_path: Path) -> Version:
     """That of the object."""
     kept = Version(tmp_path / "version")
-    fetched("s3://bkt/in/pic.png", settings, version=kept)
+    fetch_bytes("s3://bkt/in/pic.png", settings, version=kept)
     return kept
 
 
 def test_only_the_rest_of_a_begun_object_is_fetched(settings: Settings, version: Version) -> None:
     url = "s3://bkt/in/pic.png"
-    assert fetched(url, settings, b"x" * 1000, version=version) == b"x" * 1000 + CONTENT[1000:]
-    assert fetched(url, settings, b"x" * len(CONTENT), version=version) == b"x" * len(CONTENT)
+    assert fetch_bytes(url, settings, b"x" * 1000, version=version) == b"x" * 1000 + CONTENT[1000:]
+    assert fetch_bytes(url, settings, b"x" * len(CONTENT), version=version) == b"x" * len(CONTENT)
 
 
 def test_an_object_of_which_another_version_or_none_was_begun_is_fetched_anew(
     settings: Settings, version: Version
 ) -> None:
-    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000) == CONTENT
+    assert fetch_bytes("s3://bkt/in/pic.png", settings, b"x" * 1000) == CONTENT
     version.keep('"another"')
-    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000, version=version) == CONTENT
-    assert fetched("s3://bkt/in/pic.png", settings, b"x" * 1000, version=version)[:1000] == b"x" * 1000
+    assert fetch_bytes("s3://bkt/in/pic.png", settings, b"x" * 1000, version=version) == CONTENT
+    assert fetch_bytes("s3://bkt/in/pic.png", settings, b"x" * 1000, version=version)[:1000] == b"x" * 1000
 
 
 def test_a_file_that_is_longer_than_the_object_is_fetched_anew(settings: Settings, version: Version) -> None:
-    assert fetched("s3://bkt/in/pic.png", settings, CONTENT + b"more", version=version) == CONTENT
+    assert fetch_bytes("s3://bkt/in/pic.png", settings, CONTENT + b"more", version=version) == CONTENT
 
 
 def test_a_large_object_is_refused(settings: Settings) -> None:
-    assert fetched("s3://bkt/in/pic.png", settings, max_bytes=len(CONTENT)) == CONTENT
+    assert fetch_bytes("s3://bkt/in/pic.png", settings, max_bytes=len(CONTENT)) == CONTENT
     with pytest.raises(TooLarge, match="MAX_INPUT_SIZE_MB"):
-        fetched("s3://bkt/in/pic.png", settings, max_bytes=len(CONTENT) - 1)
+        fetch_bytes("s3://bkt/in/pic.png", settings, max_bytes=len(CONTENT) - 1)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +130,7 @@ def test_a_large_object_is_refused(settings: Settings) -> None:
 )
 def test_what_cannot_be_fetched_is_named(settings: Settings, url: str, sentence: str) -> None:
     with pytest.raises(InputUnavailable) as refusal:
-        fetched(url, settings)
+        fetch_bytes(url, settings)
     assert refusal.value.message == sentence
 
 
@@ -154,7 +139,7 @@ def test_a_key_is_the_prefix_and_the_name_as_they_are(settings: Settings, bucket
     """As in the reference's recordings: no slash is added or taken away."""
     url = stored(S3Upload(bucket="bkt", prefix=prefix), settings, content=prefix.encode() + b"content")
     assert url == f"s3://bkt/{prefix}s1_Flux_00001_.png"
-    assert fetched(url, settings) == prefix.encode() + b"content"
+    assert fetch_bytes(url, settings) == prefix.encode() + b"content"
     found = bucket.get_object(Bucket="bkt", Key=f"{prefix}s1_Flux_00001_.png")
     with found["Body"] as body:
         assert body.read() == prefix.encode() + b"content"
@@ -181,7 +166,7 @@ def test_without_any_credentials_nothing_is_tried(endpoint: str) -> None:
     with pytest.raises(BadRequest, match=r"AWS_ACCESS_KEY_ID.*`credentials`"):
         store_for_upload(upload, settings).check(upload, lambda _url: None)
     with pytest.raises(BadRequest, match="AWS_ACCESS_KEY_ID"):
-        fetched("s3://bkt/in/pic.png", settings)
+        fetch_bytes("s3://bkt/in/pic.png", settings)
 
 
 def test_half_of_the_credentials_are_none(endpoint: str) -> None:
@@ -229,7 +214,7 @@ def test_the_caller_s_keys_endpoint_and_region_win() -> None:
     operators = Settings.from_environ({**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "ALLOW_PRIVATE_URLS": "true"})
     with served(store_of(answer)) as url:
         auth = caller(url, region="mars-north-1", session_token="token")
-        assert fetched("s3://bkt/a b.png", operators, auth=auth) == b"theirs"
+        assert fetch_bytes("s3://bkt/a b.png", operators, auth=auth) == b"theirs"
         stored(S3Upload(bucket="bkt"), operators, auth=auth)
     for request in seen:
         assert "Credential=callers/" in request.headers["authorization"]
@@ -241,7 +226,7 @@ def test_the_caller_s_keys_endpoint_and_region_win() -> None:
 def test_a_private_endpoint_of_the_caller_s_is_refused(endpoint: str) -> None:
     settings, upload = Settings.from_environ(KEYS), S3Upload(bucket="bkt")
     with pytest.raises(ForbiddenUrl):
-        fetched("s3://bkt/in/pic.png", settings, auth=caller(endpoint))
+        fetch_bytes("s3://bkt/in/pic.png", settings, auth=caller(endpoint))
     with pytest.raises(ForbiddenUrl):
         store_for_upload(upload, settings).check(upload, lambda _url: caller(endpoint))
 
@@ -259,13 +244,13 @@ def test_a_name_that_leads_to_a_private_address_the_second_time_is_refused(
     monkeypatch.setattr(socket, "getaddrinfo", found)
     port = endpoint.rpartition(":")[2]
     with pytest.raises(ForbiddenUrl):
-        fetched("s3://bkt/in/pic.png", Settings.from_environ(KEYS), auth=caller(f"http://example.com:{port}"))
+        fetch_bytes("s3://bkt/in/pic.png", Settings.from_environ(KEYS), auth=caller(f"http://example.com:{port}"))
     assert not answers
 
 
 def test_the_operator_s_private_endpoint_is_used_by_a_caller_s_keys(endpoint: str, bucket: object) -> None:
     settings = Settings.from_environ({**KEYS, "AWS_ENDPOINT_URL": endpoint})
-    assert fetched("s3://bkt/in/pic.png", settings, auth=caller()) == CONTENT
+    assert fetch_bytes("s3://bkt/in/pic.png", settings, auth=caller()) == CONTENT
 
 
 def test_access_that_is_denied_is_named(tmp_path: Path) -> None:
@@ -275,13 +260,13 @@ def test_access_that_is_denied_is_named(tmp_path: Path) -> None:
     with served(store_of(answer)) as url:
         settings = Settings.from_environ({**KEYS, "AWS_ENDPOINT_URL": url})
         with pytest.raises(InputUnavailable) as refusal:
-            fetched("s3://bkt/a.png", settings)
+            fetch_bytes("s3://bkt/a.png", settings)
         with pytest.raises(DeliveryError) as failure:
             stored(S3Upload(bucket="bkt"), settings, "a.png")
-        begun = Version(tmp_path / "version")
-        begun.keep('"it"')
+        partial = Version(tmp_path / "version")
+        partial.keep('"it"')
         with pytest.raises(InputUnavailable, match="access denied"):  # a HEAD has no body to say it
-            fetched("s3://bkt/a.png", settings, b"begun", version=begun)
+            fetch_bytes("s3://bkt/a.png", settings, b"partial", version=partial)
     assert refusal.value.message == "s3://bkt/a.png cannot be fetched: access denied."
     assert failure.value.message == "The upload to s3://bkt/a.png failed: access denied."
 
@@ -311,11 +296,11 @@ def test_a_body_that_breaks_off_or_trickles_is_an_error(sent: int, timeout_s: fl
         return StreamingResponse(one_by_one(), headers={"Content-Length": "1000"})
 
     with served(store_of(answer)) as url, pytest.raises(InputUnavailable, match=says):
-        fetched("s3://bkt/a.png", Settings.from_environ({**KEYS, "AWS_ENDPOINT_URL": url}), timeout_s=timeout_s)
+        fetch_bytes("s3://bkt/a.png", Settings.from_environ({**KEYS, "AWS_ENDPOINT_URL": url}), timeout_s=timeout_s)
 
 
 def test_no_connection_is_named_without_addresses() -> None:
     settings = Settings.from_environ({**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"})
     with pytest.raises(InputUnavailable) as refusal:
-        fetched("s3://bkt/a.png", settings)
+        fetch_bytes("s3://bkt/a.png", settings)
     assert refusal.value.message == "s3://bkt/a.png cannot be fetched: no connection."

@@ -1,4 +1,4 @@
-"""Webhooks through an outbox to live receivers."""
+"""Webhooks through a queue to live receivers."""
 
 import threading
 import time
@@ -12,16 +12,16 @@ from standardwebhooks import Webhook
 from handler.settings import BadSettings, Settings
 from handler.webhooks.queue import WebhookQueue
 from tests.support.ports import free_port
-from tests.support.receivers import SECRET, SILENT, Open, Receiver, Spooled, numbers, webhook
+from tests.support.receivers import SECRET, SILENT, Open, Receiver, Stored, numbers, webhook
 from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_"), "testsecret", "dGVzdHNlY3JldA=="])
 def test_a_webhook_arrives_signed_and_leaves_the_disk(
-    opened: Open, receiver: Receiver, spooled: Spooled, secret: str
+    opened: Open, receiver: Receiver, stored: Stored, secret: str
 ) -> None:
     opened(secret=secret).send(webhook(receiver.url))
-    wait_until(lambda: bool(receiver.got) and not spooled())
+    wait_until(lambda: bool(receiver.got) and not stored())
     (got,) = receiver.got
     assert got.headers["content-type"] == "application/json"
     assert got.headers["webhook-id"] == "job-1"
@@ -72,11 +72,11 @@ def test_any_id_fits_into_the_header_and_is_as_given_in_the_body(
 
 @pytest.mark.parametrize("answers", [[500, 500], [503, 302], [408, 425], [409, 429]])
 def test_it_is_tried_again_under_the_same_id(
-    opened: Open, receiver: Receiver, spooled: Spooled, answers: list[int]
+    opened: Open, receiver: Receiver, stored: Stored, answers: list[int]
 ) -> None:
     receiver.answers = [*answers]
     opened().send(webhook(receiver.url))
-    wait_until(lambda: len(receiver.got) == 3 and not spooled())
+    wait_until(lambda: len(receiver.got) == 3 and not stored())
     assert {got.headers["webhook-id"] for got in receiver.got} == {"job-1"}
     # A redirect is a failure, and nobody is told elsewhere.
     assert {got.path for got in receiver.got} == {"/hook"}
@@ -84,13 +84,13 @@ def test_it_is_tried_again_under_the_same_id(
 
 @pytest.mark.parametrize("status", [400, 404, 410, 413])
 def test_a_final_answer_ends_it(
-    opened: Open, receiver: Receiver, spooled: Spooled, status: int, caplog: pytest.LogCaptureFixture
+    opened: Open, receiver: Receiver, stored: Stored, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.answers = [status]
-    outbox = opened(sweep_interval_s=0.02)
-    outbox.send(webhook(f"{receiver.url}?token=hush"))
-    wait_until(lambda: bool(receiver.got) and not spooled())
-    outbox.stop()
+    queue = opened(sweep_interval_s=0.02)
+    queue.send(webhook(f"{receiver.url}?token=hush"))
+    wait_until(lambda: bool(receiver.got) and not stored())
+    queue.stop()
     assert len(receiver.got) == 1
     assert f"it answered {status}" in caplog.text
     assert "hush" not in caplog.text
@@ -98,30 +98,30 @@ def test_a_final_answer_ends_it(
 
 @pytest.mark.parametrize(("tries", "made"), [(0, 1), (1, 1), (2, 2)])
 def test_the_tries_in_a_row_are_a_setting(
-    opened: Open, receiver: Receiver, spooled: Spooled, tries: int, made: int
+    opened: Open, receiver: Receiver, stored: Stored, tries: int, made: int
 ) -> None:
     """As the reference counts them: the first one is one of them."""
     receiver.answers = [500] * 5
-    outbox = opened(tries=tries)
-    outbox.send(webhook(receiver.url))
-    outbox.stop()
+    queue = opened(tries=tries)
+    queue.send(webhook(receiver.url))
+    queue.stop()
     assert len(receiver.got) == made
-    assert len(spooled()) == 1
+    assert len(stored()) == 1
 
 
-def test_what_failed_is_tried_again_later(opened: Open, receiver: Receiver, spooled: Spooled) -> None:
+def test_what_failed_is_tried_again_later(opened: Open, receiver: Receiver, stored: Stored) -> None:
     receiver.answers = [500] * 7
     opened(sweep_interval_s=0.02).send(webhook(receiver.url))
-    wait_until(lambda: len(receiver.got) == 8 and not spooled())
+    wait_until(lambda: len(receiver.got) == 8 and not stored())
 
 
 def test_a_silent_receiver_is_given_up_and_holds_up_nobody(opened: Open, receiver: Receiver, hook: Receiver) -> None:
     hook.answers = [SILENT, SILENT, SILENT]
-    outbox = opened(timeout_s=(1, 0.3))
+    queue = opened(timeout_s=(1, 0.3))
     for number in range(20):
-        outbox.send(webhook(hook.url, number))
+        queue.send(webhook(hook.url, number))
     wait_until(lambda: bool(hook.got))
-    outbox.send(webhook(receiver.url))
+    queue.send(webhook(receiver.url))
     wait_until(lambda: bool(receiver.got))
     assert len(hook.got) < 22
     wait_until(lambda: len(hook.got) == 22)
@@ -131,10 +131,10 @@ def test_a_silent_receiver_is_given_up_and_holds_up_nobody(opened: Open, receive
 def test_a_slow_url_holds_up_no_other_url_of_its_host(opened: Open, hook: Receiver) -> None:
     """Two webhooks to a path that took 20 s each held up those to all other paths of the host by 40 s."""
     hook.held = {"/hook/slow"}
-    outbox = opened()
-    outbox.send(webhook(f"{hook.url}/slow", 1), webhook(f"{hook.url}/slow", 2))
+    queue = opened()
+    queue.send(webhook(f"{hook.url}/slow", 1), webhook(f"{hook.url}/slow", 2))
     wait_until(lambda: bool(hook.got))
-    outbox.send(webhook(f"{hook.url}/other", 3))
+    queue.send(webhook(f"{hook.url}/other", 3))
     wait_until(lambda: numbers(hook) == [1, 3])
     hook.held.clear()
     wait_until(lambda: numbers(hook) == [1, 3, 2])
@@ -142,11 +142,11 @@ def test_a_slow_url_holds_up_no_other_url_of_its_host(opened: Open, hook: Receiv
 
 def test_a_host_with_many_slow_urls_holds_up_no_other_host(opened: Open, receiver: Receiver, hook: Receiver) -> None:
     hook.held = {f"/hook/{number}" for number in range(40)}
-    outbox = opened()
+    queue = opened()
     for number in range(40):
-        outbox.send(webhook(f"{hook.url}/{number}", number))
+        queue.send(webhook(f"{hook.url}/{number}", number))
     wait_until(lambda: len(hook.got) == 4)
-    outbox.send(webhook(receiver.url))
+    queue.send(webhook(receiver.url))
     wait_until(lambda: bool(receiver.got))
     assert len(hook.got) == 4
     hook.held.clear()
@@ -155,21 +155,21 @@ def test_a_host_with_many_slow_urls_holds_up_no_other_host(opened: Open, receive
 
 def test_jobs_that_share_a_url_are_told_of_in_order(opened: Open, hook: Receiver) -> None:
     hook.held = {"/hook"}
-    outbox = opened()
+    queue = opened()
     for number in range(0, 20, 2):
-        outbox.send(webhook(hook.url, number), webhook(hook.url, number + 1))
+        queue.send(webhook(hook.url, number), webhook(hook.url, number + 1))
     hook.held.clear()
     wait_until(lambda: len(hook.got) == 20)
     assert numbers(hook) == list(range(20))
 
 
-def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, spooled: Spooled) -> None:
+def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, stored: Stored) -> None:
     port = free_port()
     first = opened()
     first.send(webhook(f"http://127.0.0.1:{port}/hook"))
     wait_until(lambda: not first._sending and not first._waiting)
     first.stop(0)
-    assert len(spooled()) == 1
+    assert len(stored()) == 1
     got: list[str] = []
 
     class Up(BaseHTTPRequestHandler):
@@ -183,7 +183,7 @@ def test_a_receiver_that_is_down_gets_it_after_a_restart(opened: Open, spooled: 
     with HTTPServer(("127.0.0.1", port), Up) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         opened()
-        wait_until(lambda: not spooled())
+        wait_until(lambda: not stored())
         server.shutdown()
     assert got == ["job-1"]
 
@@ -196,11 +196,11 @@ def test_the_webhooks_of_a_job_arrive_in_order(opened: Open, receiver: Receiver)
 
 
 def test_a_private_receiver_is_refused(
-    opened: Open, receiver: Receiver, spooled: Spooled, caplog: pytest.LogCaptureFixture
+    opened: Open, receiver: Receiver, stored: Stored, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox = opened(private=False)
-    outbox.send(webhook(receiver.url), webhook("http://[::1"), webhook("http:///x"), webhook("http://a..b/"))
-    wait_until(lambda: not spooled())
+    queue = opened(private=False)
+    queue.send(webhook(receiver.url), webhook("http://[::1"), webhook("http:///x"), webhook("http://a..b/"))
+    wait_until(lambda: not stored())
     assert receiver.got == []
     assert "it is not at a public address" in caplog.text
     assert caplog.text.count("the URL cannot be used") == 3
@@ -208,20 +208,20 @@ def test_a_private_receiver_is_refused(
 
 def test_stopping_sends_what_is_waiting(opened: Open, receiver: Receiver, tmp_path: Path) -> None:
     receiver.answers = [500]
-    outbox = opened(backoff_s=0.2)
-    outbox.send(webhook(receiver.url, 1))
-    outbox.send(webhook(receiver.url, 2))
-    outbox.stop()
+    queue = opened(backoff_s=0.2)
+    queue.send(webhook(receiver.url, 1))
+    queue.send(webhook(receiver.url, 2))
+    queue.stop()
     assert numbers(receiver) == [1, 1, 2]
     assert not list(tmp_path.glob("webhooks/*"))
 
 
-def test_stopping_does_not_wait_for_ever(opened: Open, receiver: Receiver, spooled: Spooled) -> None:
+def test_stopping_does_not_wait_for_ever(opened: Open, receiver: Receiver, stored: Stored) -> None:
     receiver.answers = [500] * 100
-    outbox = opened(backoff_s=60)
-    outbox.send(webhook(receiver.url))
+    queue = opened(backoff_s=60)
+    queue.send(webhook(receiver.url))
     wait_until(lambda: bool(receiver.got))
     began = time.monotonic()
-    outbox.stop(0.1)
+    queue.stop(0.1)
     assert time.monotonic() - began < 20
-    assert len(spooled()) == 1
+    assert len(stored()) == 1

@@ -1,10 +1,10 @@
-"""Files of the spool that are damaged, or none of ours, concern no webhook but their own."""
+"""Files of the store that are damaged, or none of ours, concern no webhook but their own."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.support.receivers import Open, Receiver, Spooled, numbers, webhook
+from tests.support.receivers import Open, Receiver, Stored, numbers, webhook
 from tests.support.waiting import wait_until
 
 DEAD, GROUP = "d" * 16, "e" * 16
@@ -23,7 +23,7 @@ DAMAGED = {
 
 @pytest.fixture
 def folder(opened: Open, receiver: Receiver, tmp_path: Path) -> Path:
-    """A spool with webhook 1, which a process left that ended."""
+    """A store with webhook 1, which a process left that ended."""
     dead = opened(start=False)
     dead.send(webhook(receiver.url, 1))
     dead.stop(0)
@@ -89,13 +89,13 @@ def test_a_file_that_cannot_be_read_stays_and_the_sweeps_go_on(
     assert "is left for later" in caplog.text
 
 
-def test_what_an_older_version_left_is_sent(opened: Open, receiver: Receiver, spooled: Spooled) -> None:
+def test_what_an_older_version_left_is_sent(opened: Open, receiver: Receiver, stored: Stored) -> None:
     """Its names held the host, but not the URL."""
     dead = opened(start=False)
     dead.send(webhook(receiver.url, 1), webhook(f"{receiver.url}/other", 2))
     dead.stop(0)
-    for path in spooled():
+    for path in stored():
         *start, hashes, end = path.name.split(".")
         path.rename(path.with_name(".".join([*start, hashes[:16], end])))
     opened()
-    wait_until(lambda: numbers(receiver) == [1, 2] and not spooled())
+    wait_until(lambda: numbers(receiver) == [1, 2] and not stored())
