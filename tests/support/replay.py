@@ -17,7 +17,7 @@ from tests.support.standin import Standin
 
 Event = dict[str, Any]
 
-DEADLINE = 8.0
+DEADLINE = 20.0
 # nodes of the recorded server that have another name here
 RENAMED = {"StubSleep": "EmulatorSleep", "StubFail": "EmulatorFail"}
 COMPARED_HEADERS = (
