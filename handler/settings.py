@@ -262,10 +262,6 @@ class Settings(BaseModel):
         return "salad_machine_id" in self.system_meta
 
     @property
-    def uses_stand_in(self) -> bool:
-        return self.starts_comfyui and self.cmd is None
-
-    @property
     def startup_timeout_s(self) -> float:
         return self.startup_check_interval_s * self.startup_check_max_tries
 

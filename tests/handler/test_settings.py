@@ -16,7 +16,8 @@ def test_the_defaults_are_the_reference_s() -> None:
 
 
 def test_an_unset_cmd_means_the_stand_in_and_an_empty_one_a_running_comfyui() -> None:
-    assert Settings.from_environ({}).uses_stand_in
+    assert Settings.from_environ({}).starts_comfyui
+    assert Settings.from_environ({}).cmd is None
     assert not Settings.from_environ({"CMD": ""}).starts_comfyui
     assert not Settings.from_environ({"COMFYUI_URL": "http://gpu:8188"}).starts_comfyui
 
