@@ -213,12 +213,11 @@ class Adapter:
     async def _execute(self, job: Job, shape: Shape) -> bytes:
         self._executing[job.ticket.prompt_id] = job
         try:
-            produced = partial(self._produce, job)
             if job.request.upload is None and job.bucket is None:
-                work = partial(self._deliver, produced, shape)
+                work = partial(self._produce_and_deliver, job, shape)
                 return await self._run(self._pools.jobs, work, job.ticket, job.deadline)
-            made = await self._run(self._pools.jobs, produced, job.ticket, job.deadline)
-            work = partial(self._deliver, lambda: made, shape)
+            produced = await self._run(self._pools.jobs, partial(self._produce, job), job.ticket, job.deadline)
+            work = partial(self._deliver, produced, shape)
             return await self._run(self._pools.uploads, work, job.ticket, job.deadline)
         finally:
             del self._executing[job.ticket.prompt_id]
@@ -227,9 +226,11 @@ class Adapter:
     def _produce(self, job: Job) -> Produced:
         return self._reporting_errors(lambda: produce(job, self.service))
 
-    def _deliver(self, produced: Callable[[], Produced], shape: Shape) -> bytes:
-        made = produced()
-        result = self._reporting_errors(lambda: deliver(made, self.service))
+    def _produce_and_deliver(self, job: Job, shape: Shape) -> bytes:
+        return self._deliver(self._produce(job), shape)
+
+    def _deliver(self, produced: Produced, shape: Shape) -> bytes:
+        result = self._reporting_errors(lambda: deliver(produced, self.service))
         self.on_done(result)
         return json_codec.encode(shape(result))
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from handler import storage
+from handler import json_codec, storage
 from handler.comfyui import ComfyClient
 from handler.errors import HandlerError
 from handler.graphs import Graph, Workflow, load_workflows
@@ -103,6 +102,6 @@ def _load_warmup_graph(settings: Settings) -> Graph | None:
 
 def _parse_graph(text: bytes, name: str) -> Graph:
     try:
-        return _GRAPH.validate_python(orjson.loads(text))
-    except (orjson.JSONDecodeError, ValidationError) as exc:
+        return _GRAPH.validate_python(json_codec.decode(text))
+    except ValueError as exc:  # of JSON, or of pydantic
         raise BadSettings(f"{name}: it is not a graph in ComfyUI's API format") from exc

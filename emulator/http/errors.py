@@ -86,7 +86,7 @@ async def http_error(request: Request, exc: Exception) -> Response:
 
 async def bug(_request: Request, _exc: Exception) -> Response:
     """The response for any other exception. Starlette raises it again, so that the log has the traceback."""
-    return error_response(500, {"code": HandlerError.code, "error": "Internal error; the server's log says more."})
+    return error_response(500, errors.InternalError().answer())
 
 
 def error_response(status: int, body: dict[str, Any]) -> Response:

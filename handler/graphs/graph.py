@@ -137,6 +137,8 @@ def _media_value(value: Any, medium: str) -> str | list[str] | None:
 
 def set_media(graph: Graph, classes: NodeClasses, given: Mapping[str, str]) -> Graph:
     """The graph with media replaced: `given` maps a name, also written as "name [input]", to the new value."""
+    if not given:
+        return graph
     places = {
         (medium.node_id, medium.name): given[name]
         for medium in media_inputs(graph, classes)

@@ -110,11 +110,12 @@ class ModelCache:
 
     def has_all(self, inputs: Sequence[ModelInput], auth_for: storage.AuthFor) -> bool:
         """Whether `fetch` has nothing to ask another server for. Errors are left to it, too."""
-        entries = self._index.entries()
         try:
             wanted = [self._download_for(one, auth_for) for one in inputs if is_url(one.value)]
         except HandlerError:
             return True
+        # Most jobs bring no URL of a model: the index is not read for them.
+        entries = self._index.entries() if wanted else {}
         return all(
             any(one.is_met_by(path, entry) and not entry.private for path, entry in entries.items()) for one in wanted
         )
